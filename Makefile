@@ -1,0 +1,57 @@
+# `make demo` and `make test` work on a fresh clone with Python 3.11+, make and a C and C++ compiler.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT ?= demo-out
+PAIR := qwen2.5-coder
+RECORDED := calibration/recorded
+
+.PHONY: demo test lint types unit bench calibration clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+# The demo needs llama.cpp only; the tests need everything.
+.venv/.edge: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[edge]'
+	touch $@
+
+.venv/.dev: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@ .venv/.edge
+
+demo: .venv/.edge
+	$(BIN)/cuhlm-opt pairs fetch $(PAIR)
+	$(BIN)/cuhlm-opt calibrate --pair $(PAIR) --prompts stdlib --prompts general --limit 8 --max-tokens 24 --batch-size 4 --out $(OUT)/calibration --resume
+	$(BIN)/cuhlm-opt solve --bandwidth 10MHz --calibration $(OUT)/calibration --domain code --out $(OUT)/operating-point.json
+	$(BIN)/cuhlm-opt decode --pair $(PAIR) --operating-point $(OUT)/operating-point.json --max-tokens 64 \
+		"Write a Python function that returns the n-th Fibonacci number."
+	@echo
+	@echo "demo done. Left in $(OUT):"
+	@echo "  calibration/records.parquet     one row per position, both models"
+	@echo "  calibration/calibration.json    the correlation fit, measured times, provenance"
+	@echo "  operating-point.json            what to run on a 10 MHz uplink, and why"
+	@echo "The shipped calibration rests on more prompts: $(BIN)/cuhlm-opt solve --bandwidth 10MHz"
+
+test: lint types unit
+
+lint: .venv/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/.dev
+	$(BIN)/mypy
+
+unit: .venv/.dev
+	$(BIN)/python -m pytest
+
+bench: .venv/.dev
+	$(BIN)/python -m pytest tests/benchmarks --benchmarks
+
+# Records the shipped set again: about two hours on two cores. Resumes where it was stopped.
+calibration: .venv/.dev
+	$(BIN)/cuhlm-opt pairs fetch $(PAIR)
+	$(BIN)/cuhlm-opt calibrate --pair $(PAIR) --prompts stdlib --prompts general --limit 400 --max-tokens 32 --out $(RECORDED)/$(PAIR) --resume
+
+clean:
+	rm -rf .venv $(OUT) build dist

@@ -1,0 +1,5 @@
+"""`python -m cuhlm_opt`."""
+
+from cuhlm_opt.cli.main import run
+
+run()

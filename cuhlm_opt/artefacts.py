@@ -1,0 +1,232 @@
+"""Calibrations and operating points: what the stages hand on, as JSON with a schema version.
+
+SI units; a dimensional key carries its unit. `model_json_schema()` of each class is its published JSON schema.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cuhlm_opt.errors import InputError
+from cuhlm_opt.latency import Accounting
+from cuhlm_opt.modes import Distortion, Mode
+from cuhlm_opt.payload import Format
+from cuhlm_opt.records import SCHEMA_VERSION, write_atomically
+
+
+class Artefact(BaseModel):
+    """A frozen JSON document; unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="null")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and validate; InputError with one line where the file is missing, cut, or of another schema version."""
+        kind = cls.__name__.lower()
+        try:
+            document = json.loads(path.read_text())
+        except FileNotFoundError:
+            raise InputError(f"{kind} {path}: no such file") from None
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise InputError(f"{kind} {path}: not readable as JSON ({error})") from None
+        if not isinstance(document, dict):
+            raise InputError(f"{kind} {path}: holds no JSON object")
+        version = document.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise InputError(f"{kind} {path}: schema version {version!r}; this release reads version {SCHEMA_VERSION}")
+        try:
+            return cls.model_validate(document)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise InputError(f"{kind} {path}: {where}: {first['msg']}") from None
+
+    def write(self, path: Path) -> None:
+        """Write atomically."""
+        write_atomically(path, self.model_dump_json(indent=2) + "\n")
+
+
+class Estimate(Artefact):
+    """A mean over tokens with its standard error, prompts as units; null where there is no record to take it from."""
+
+    value: float | None
+    se: float | None = None
+
+
+class SignalFit(Artefact):
+    """Correlation of one uncertainty signal with rejection: E[beta | u] = a u + b [P]."""
+
+    a: float
+    b: float
+    a_se: float | None = None
+    b_se: float | None = None
+    r: float | None = None
+    r2: float | None = None
+    r_binned: float | None = None
+    r2_binned: float | None = None
+    risk_averse: float | None
+    """-b/a [P2], as computed: it may leave [0, 1]."""
+    risk_prone: float | None
+    """(Delta - b)/a [P2], as computed: it may leave [0, 1]."""
+    isotonic_u: tuple[float, ...] = ()
+    """Knots of the monotone alternative [N]."""
+    isotonic_beta: tuple[float, ...] = ()
+
+
+class DomainFit(Artefact):
+    """What was fitted on the records of one domain."""
+
+    n_prompts: int | None = None
+    n_tokens: int | None = None
+    delta: Estimate
+    """P(y_d < x_d)."""
+    mean_beta: Estimate
+    mean_tv: Estimate
+    signals: dict[str, SignalFit]
+
+
+class Times(Artefact):
+    """Measured compute times in seconds, medians."""
+
+    slm_s: float
+    gate_s: float
+    llm_pass_s: dict[int, float]
+    """LLM pass over n tokens."""
+
+
+class Floor(Artefact):
+    """Mean TV between the laws of one model for the same prefix, read in two ways."""
+
+    slm: float
+    llm: float
+    compared: str
+
+
+class Calibration(Artefact):
+    """Outcome of `calibrate` or `fit`, or a published linear model without records."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    id: str
+    kind: Literal["measured", "published", "imported"]
+    pair: str
+    vocab_size: int
+    domains: dict[str, DomainFit]
+    records_sha256: str | None = None
+    times: Times | None = None
+    numeric_floor: Floor | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    max_tokens: int | None = None
+    """T_max, the length limit of the recorded answers."""
+    provenance: dict[str, Any]
+
+
+class ModeRow(Artefact):
+    """One mode on the same link with the same accounting."""
+
+    mode: Mode
+    throughput_tokens_per_s: float | None
+    latency_s: float | None
+    payload_bits: float | None
+    """Mean bits of one upload."""
+    skip_rate: float | None
+    server_passes_per_token: float | None
+    bias: float | None
+    """TV per token against the LLM's law; what it is stands in `bias_kind`."""
+    bias_kind: Literal["exact", "bound", "none"]
+    """`none`: no bound is known."""
+    u_threshold: float | None = None
+    k: int | None = None
+    law: str
+
+
+class Link(Artefact):
+    """The channel an operating point was solved for."""
+
+    kind: Literal["awgn"] = "awgn"
+    bandwidth_hz: float
+    snr_db: float
+    rate_bps: float
+    rtt_s: float
+    downlink_s: float
+
+
+class Certificate(Artefact):
+    """What a threshold is guaranteed to do, and what that rests on [N, THEORY 6.4]."""
+
+    method: str
+    delta: float | None
+    n_prompts: int
+    assumptions: tuple[str, ...]
+
+
+class Recommendation(Artefact):
+    """What to run on this link, and why."""
+
+    mode: Mode | None
+    reason: str
+
+
+class CalibrationRef(Artefact):
+    """Which calibration was used."""
+
+    id: str
+    pair: str
+    domain: str
+
+
+class OperatingPoint(Artefact):
+    """Outcome of `solve`, input of `decode`. What could not be computed is null, and a warning says why."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    status: Literal["optimal", "degenerate", "incomplete"]
+    policy: str
+    mode: Mode
+    signal: str
+    u_threshold: float | None
+    u_threshold_computed: float | None
+    """What the policy's formula gave, before it was judged: outside [0, 1] it is degenerate and not used."""
+    skip_rate: float | None
+    skip_rate_ci: tuple[float, float] | None
+    k: int | None
+    k_mean: float | None
+    truncation_rule: str | None
+    distortion: Distortion | None
+    theta: float | None
+    b_prob: int
+    format: Format
+    draft_length: int
+    payload_bits: float | None
+    compression: float | None
+    uplink_s: float | None
+    latency_s: float | None
+    latency_p95_s: float | None
+    throughput_tokens_per_s: float | None
+    speedup_vs_hlm: float | None
+    speedup_vs_hlm_published: float | None
+    bias_skip: float | None
+    bias_truncation: float | None
+    bias_quantisation: float | None
+    bias_total: float | None
+    bias_budget: float
+    numeric_floor: float | None
+    certificate: Certificate | None
+    binding: str | None
+    accounting: Accounting
+    domain: str
+    temperature: float
+    top_p: float
+    slope: float | None
+    """a of the linear model in use."""
+    intercept: float | None
+    """b of the linear model in use."""
+    answer_tokens: int
+    channel: Link
+    times: Times | None
+    baselines: tuple[ModeRow, ...]
+    recommended: Recommendation
+    assumptions: tuple[str, ...]
+    calibration: CalibrationRef
+    warnings: tuple[str, ...]

@@ -1,0 +1,1 @@
+"""Calibration: roll out, score, record, fit."""

@@ -1,0 +1,87 @@
+"""Records to calibration: the correlation of each signal with rejection, its thresholds, and the means, per domain."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from cuhlm_opt.artefacts import Calibration, DomainFit, Estimate, Floor, SignalFit, Times
+from cuhlm_opt.correlation import fit_isotonic, fit_linear, risk_averse_threshold, risk_prone_threshold
+from cuhlm_opt.records import Records, read_metadata, sha256_of
+
+SIGNALS = ("u_bar", "u_mc")
+
+
+def fit_domain(records: Records) -> DomainFit:
+    """Fit one domain. Means are per token; standard errors treat prompts as the units."""
+    delta = cluster_mean((records.beta > 0).astype(float), records.prompt)
+    signals = {}
+    for name in SIGNALS:
+        u: NDArray[np.float64] = getattr(records, name)
+        line = fit_linear(u, records.beta, records.prompt)
+        knots, values = fit_isotonic(u, records.beta)
+        signals[name] = SignalFit(
+            a=line.a, b=line.b, a_se=line.a_se, b_se=line.b_se,
+            r=line.r, r2=line.r2, r_binned=line.r_binned, r2_binned=line.r2_binned,
+            risk_averse=risk_averse_threshold(line.a, line.b),
+            risk_prone=risk_prone_threshold(line.a, line.b, delta.value or 0.0),
+            isotonic_u=tuple(knots.tolist()), isotonic_beta=tuple(values.tolist()),
+        )  # fmt: skip
+    return DomainFit(
+        n_prompts=records.n_prompts,
+        n_tokens=records.n_tokens,
+        delta=delta,
+        mean_beta=cluster_mean(records.beta, records.prompt),
+        mean_tv=cluster_mean(records.tv, records.prompt),
+        signals=signals,
+    )
+
+
+def cluster_mean(values: NDArray[np.float64], prompts: NDArray[np.integer]) -> Estimate:
+    """Mean over tokens, with the standard error of a ratio of sums over independent prompts; null for one prompt."""
+    mean = float(np.mean(values))
+    deviations = np.bincount(prompts, weights=values - mean)
+    n = len(deviations)
+    error = float(np.sqrt(n / (n - 1) * np.sum(deviations**2)) / len(values)) if n > 1 else None
+    return Estimate(value=mean, se=error)
+
+
+def fit_records(
+    table: pa.Table,
+    path: Path,
+    *,
+    calibration_id: str,
+    pair: str,
+    times: Times | None = None,
+    numeric_floor: Floor | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> Calibration:
+    """Fit every domain of the records at `path` apart.
+
+    Args:
+        table: the records, as read from `path`.
+        path: their file, whose hash goes into the calibration.
+        calibration_id: name of the calibration.
+        pair: name of the model pair.
+        times: measured compute times, if known.
+        numeric_floor: measured numeric floor, if known.
+        provenance: what else is known of where the records come from.
+    """
+    metadata = read_metadata(table)
+    scoring = metadata.get("scoring", {})
+    return Calibration(
+        id=calibration_id,
+        kind="measured" if "pair" in metadata else "imported",
+        pair=pair,
+        vocab_size=int(metadata["k_grid"][-1]),
+        domains={domain: fit_domain(Records.of(table, domain)) for domain in sorted(set(table["domain"].to_pylist()))},
+        records_sha256=sha256_of(path),
+        times=times,
+        numeric_floor=numeric_floor,
+        temperature=scoring.get("temperature"),
+        top_p=scoring.get("top_p"),
+        max_tokens=metadata.get("max_tokens"),
+        provenance={key: value for key, value in metadata.items() if key != "k_grid"} | (provenance or {}),
+    )

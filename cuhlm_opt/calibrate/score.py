@@ -1,0 +1,111 @@
+"""One position scored with both laws: a row of the records."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cuhlm_opt.distributions import Law, rejection_probability, residual_law, sample, softmax, total_variation
+from cuhlm_opt.records import GRID_STEP, TOP
+from cuhlm_opt.truncation import largest, reconstruct, truncation_distances
+from cuhlm_opt.uncertainty import SAMPLES, THETA_MAX, ThetaConvention, mean_uncertainty, sampled_uncertainty
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scoring:
+    """How positions are scored; part of a calibration's provenance.
+
+    Args:
+        temperature: sampling temperature of both models.
+        top_p: nucleus mass of both models.
+        samples: M of the sampled uncertainty.
+        theta_max: largest perturbing temperature.
+        convention: how the perturbing temperatures are chosen.
+        exact_share: share of positions, drawn at random, that also get the columns of exact bias.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    samples: int = SAMPLES
+    theta_max: float = THETA_MAX
+    convention: ThetaConvention = ThetaConvention.UNIFORM
+    exact_share: float = 0.02
+
+
+def score_position(
+    slm_logits: Law, llm_logits: Law, sizes: NDArray[np.int64], scoring: Scoring, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Score one position.
+
+    Args:
+        slm_logits: shape (|V|,).
+        llm_logits: shape (|V|,).
+        sizes: truncation sizes, ending with |V|.
+        scoring: how.
+        rng: stream of this position's draft, sampled uncertainty and choice for the exact columns.
+
+    Returns:
+        The columns of `record_schema` that depend on the two laws.
+    """
+    x = softmax(slm_logits, scoring.temperature, scoring.top_p)
+    y = softmax(llm_logits, scoring.temperature, scoring.top_p)
+    draft = sample(x, rng)
+    u_mc = sampled_uncertainty(slm_logits, draft, rng, scoring.samples, scoring.theta_max, scoring.convention)
+    top = largest(slm_logits, min(TOP, len(x)))
+    u_bar = mean_uncertainty(slm_logits, np.append(top, draft), scoring.theta_max)
+    descending = np.sort(x)[::-1]
+    tail_mass, tv_x_xhat = truncation_distances(descending, sizes)
+    row = {
+        "draft_token": draft,
+        "draft_rank": int(np.count_nonzero(x > x[draft])),
+        "x_d": x[draft],
+        "y_d": y[draft],
+        "beta": float(rejection_probability(x[draft], y[draft])),
+        "u_mc": u_mc,
+        "u_bar": u_bar[-1],
+        "tv": total_variation(x, y),
+        "entropy": float(-np.sum(x * np.log(np.where(x > 0, x, 1.0)))),
+        "p_max": descending[0],
+        "margin": descending[0] - descending[1],
+        "top_id": _padded(top, -1),
+        "top_x": _padded(x[top], 0.0),
+        "top_y": _padded(y[top], 0.0),
+        "top_u_bar": _padded(u_bar[:-1], 1.0),
+        "tail_mass": round_up(tail_mass),
+        "tv_x_xhat": round_up(tv_x_xhat),
+        "tv_redraw": None,
+        "bias_exact": None,
+        "tv_xhat_y": None,
+    }
+    if rng.random() < scoring.exact_share:
+        row |= exact_bias_columns(x, y, sizes)
+    return row
+
+
+def exact_bias_columns(x: Law, y: Law, sizes: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """Exact bias of the published truncation without skipping, per truncation size (variant B of THEORY 4.4).
+
+    The output law accepts drafts by the true x, so it keeps min(x, y), and redraws the rest from norm((y - x_hat)+).
+    """
+    accepted, rejected = np.minimum(x, y), total_variation(x, y)
+    redraw = residual_law(y, x)
+    order = np.argsort(-x, kind="stable")
+    columns = {name: np.empty(len(sizes)) for name in ("tv_redraw", "bias_exact", "tv_xhat_y")}
+    for row, k in enumerate(sizes):
+        x_hat = reconstruct(order[:k], x[order[:k]], len(x))
+        redraw_hat = residual_law(y, x_hat)
+        columns["tv_redraw"][row] = total_variation(redraw, redraw_hat)
+        columns["bias_exact"][row] = total_variation(accepted + rejected * redraw_hat, y)
+        columns["tv_xhat_y"][row] = total_variation(x_hat, y)
+    return columns
+
+
+def round_up(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Round up to a multiple of `GRID_STEP`: profiles pack five times smaller, and what is a bound stays one."""
+    return np.ceil((values - 1e-12) / GRID_STEP).clip(min=0) * GRID_STEP
+
+
+def _padded(values: NDArray[Any], fill: float) -> NDArray[Any]:
+    """`values` filled up to `TOP` entries, for vocabularies smaller than that."""
+    return np.pad(values, (0, TOP - len(values)), constant_values=fill)

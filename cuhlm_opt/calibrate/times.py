@@ -1,0 +1,61 @@
+"""Compute times of a pair, as medians over warm repetitions: one SLM step, the gate, LLM passes over n tokens."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from cuhlm_opt.artefacts import Times
+from cuhlm_opt.distributions import sample, softmax
+from cuhlm_opt.models.pairs import Pair
+from cuhlm_opt.models.protocol import LanguageModel
+from cuhlm_opt.uncertainty import mean_uncertainty
+
+PASS_SIZES = (1, 2, 4, 8, 16)
+
+
+def measure_times(pair: Pair, prompt: list[int], repeats: int = 9) -> Times:
+    """Measure on lane 0, after `prompt` as context.
+
+    The gate is what a hybrid adds to an SLM step: the law, the draft, and the integral uncertainty of the argmax.
+
+    Args:
+        pair: both models.
+        prompt: tokens of the context.
+        repeats: passes of each size; the median is kept.
+    """
+    steps = _pass_s(pair.slm, prompt, 1, repeats)
+    logits = pair.slm.extend({0: [prompt[-1]]}, last_only=True)[0][0]
+    rng = np.random.default_rng(0)
+
+    def gate() -> None:
+        sample(softmax(logits), rng)
+        mean_uncertainty(logits, np.array([np.argmax(logits)]))
+
+    return Times(
+        slm_s=steps,
+        gate_s=_median_s(gate, repeats),
+        llm_pass_s={n: _pass_s(pair.llm, prompt, n, repeats) for n in PASS_SIZES},
+    )
+
+
+def _pass_s(model: LanguageModel, prompt: list[int], n: int, repeats: int) -> float:
+    chunk = (prompt * n)[:n]
+
+    def one_pass() -> None:
+        model.extend({0: chunk}, last_only=True)
+        model.truncate(0, len(prompt))
+
+    model.truncate(0, 0)
+    model.extend({0: prompt}, last_only=True)
+    return _median_s(one_pass, repeats)
+
+
+def _median_s(work: Callable[[], None], repeats: int) -> float:
+    work()
+    durations = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        durations.append(time.perf_counter() - start)
+    return float(np.median(durations))

@@ -1,0 +1,184 @@
+"""`cuhlm-opt calibrate` and `cuhlm-opt fit`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cuhlm_opt.artefacts import Calibration, Floor
+from cuhlm_opt.cli.progress import TokenProgress
+from cuhlm_opt.errors import InputError, unknown_name
+
+CALIBRATION = "calibration.json"
+
+
+def calibrate(
+    out: Annotated[Path, typer.Option(help="Folder of the run: records, calibration, and what an unfinished run has.")],
+    pair: Annotated[str | None, typer.Option(help="Name of a model pair; see `pairs list`.")] = None,
+    slm: Annotated[str | None, typer.Option(help="SLM: hub id, folder or GGUF file, instead of --pair.")] = None,
+    llm: Annotated[str | None, typer.Option(help="LLM: hub id, folder or GGUF file, instead of --pair.")] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Option(help="Prompt set (general, stdlib, human-eval) or JSONL file; repeatable.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="First prompts of each set only.", min=1)] = None,
+    max_tokens: Annotated[int, typer.Option(help="Length limit of an answer, T_max.", min=1)] = 32,
+    source: Annotated[str, typer.Option(help="Whose answers make the contexts: llm or slm.")] = "llm",
+    temperature: Annotated[float, typer.Option(help="Sampling temperature of both models.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus mass of both models.")] = 1.0,
+    convention: Annotated[
+        str, typer.Option(help="Perturbing temperatures: uniform, grid, uniform-from-0.05.")
+    ] = "uniform",
+    exact_share: Annotated[float, typer.Option(help="Share of positions with the columns of exact bias.")] = 0.02,
+    seed: Annotated[int, typer.Option(help="Seed of all draws.", min=0)] = 0,
+    batch_size: Annotated[int, typer.Option(help="Prompts side by side; part of the chunk plan.", min=1)] = 4,
+    context_length: Annotated[int, typer.Option(help="Tokens per prompt and answer.", min=8)] = 1024,
+    backend: Annotated[str | None, typer.Option(help="llama.cpp or transformers.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda (transformers).")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16 (transformers).")] = "float32",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the calibration as JSON on stdout.")] = False,
+) -> None:
+    """Collect (uncertainty, rejection) records from a real model pair, and fit the correlation model."""
+    from cuhlm_opt.calibrate.collect import RECORDS, Collection, Source, collect
+    from cuhlm_opt.calibrate.fit import fit_records
+    from cuhlm_opt.calibrate.prompts import load_prompt_sets
+    from cuhlm_opt.calibrate.score import Scoring
+    from cuhlm_opt.calibrate.times import measure_times
+    from cuhlm_opt.models.floor import measure_floor
+    from cuhlm_opt.models.pairs import load_pair
+    from cuhlm_opt.uncertainty import ThetaConvention
+
+    if source not in list(Source):
+        raise unknown_name("--source", source, list(Source))
+    if convention not in list(ThetaConvention):
+        raise unknown_name("--convention", convention, list(ThetaConvention))
+    if not 0 < temperature < float("inf"):
+        raise InputError(f"--temperature {temperature!r} is not allowed; give a number > 0")
+    if not 0 < top_p <= 1:
+        raise InputError(f"--top-p {top_p!r} is not allowed; give a number in (0, 1]")
+    if not 0 <= exact_share <= 1:
+        raise InputError(f"--exact-share {exact_share!r} is not allowed; give a number between 0 and 1")
+    chosen = load_prompt_sets(prompts or ["general"], limit=limit)
+    collection = Collection(
+        source=Source(source),
+        max_tokens=max_tokens,
+        seed=seed,
+        lanes=batch_size,
+        scoring=Scoring(
+            temperature=temperature, top_p=top_p, convention=ThetaConvention(convention), exact_share=exact_share
+        ),
+    )
+    note = Console(stderr=True)
+    models = load_pair(
+        pair,
+        slm=slm,
+        llm=llm,
+        backend=backend,
+        device=device,
+        dtype=dtype,
+        lanes=batch_size,
+        context_length=context_length,
+    )
+    try:
+        with TokenProgress(len(chosen)) as progress:
+            table = collect(models, chosen, collection, out, resume=resume, progress=progress)
+        note.print("measuring compute times and the numeric floor", highlight=False)
+        probes = [models.llm.chat_tokens(prompt.text) for prompt in chosen[:4]]
+        times = measure_times(models, probes[0])
+        floor = measure_floor(models, probes, temperature=temperature)
+    except KeyboardInterrupt:
+        note.print(f"interrupted; finished parts are kept in {out}, add --resume to go on", highlight=False)
+        raise typer.Exit(130) from None
+    finally:
+        models.slm.close()
+        models.llm.close()
+    calibration = fit_records(
+        table, out / RECORDS, calibration_id=out.name, pair=models.name, times=times, numeric_floor=floor
+    )
+    calibration.write(out / CALIBRATION)
+    _show(calibration, json, out / CALIBRATION)
+
+
+def fit(
+    records: Annotated[Path, typer.Argument(help="Records: parquet in the published schema.")],
+    out: Annotated[Path, typer.Option(help="Folder for the calibration; the records are copied beside it.")],
+    pair: Annotated[str, typer.Option(help="Name of the model pair.")] = "custom",
+    json: Annotated[bool, typer.Option("--json", help="Print the calibration as JSON on stdout.")] = False,
+) -> None:
+    """Fit the correlation model to records that are already there, your own included."""
+    from cuhlm_opt.calibrate.collect import RECORDS
+    from cuhlm_opt.calibrate.fit import fit_records
+    from cuhlm_opt.records import read_metadata, read_records, write_records
+
+    table = read_records(records)
+    target = out / RECORDS
+    if not (target.exists() and target.samefile(records)):
+        write_records(table, target, read_metadata(table))
+    calibration = fit_records(table, target, calibration_id=out.name, pair=pair)
+    calibration.write(out / CALIBRATION)
+    _show(calibration, json, out / CALIBRATION)
+
+
+def _show(calibration: Calibration, json: bool, path: Path) -> None:
+    """Print a calibration: JSON, or a table with what was measured."""
+    if json:
+        print(calibration.model_dump_json(indent=2))
+        return
+    console = Console()
+    table = Table(title=f"{calibration.id}: {calibration.pair}, |V| = {calibration.vocab_size:,}", title_justify="left")
+    table.add_column("")
+    for domain in calibration.domains:
+        table.add_column(domain, justify="right")
+    for label, cells in _rows(calibration):
+        table.add_row(label, *cells)
+    console.print(table)
+    if calibration.times:
+        passes = ", ".join(f"{n}: {1e3 * seconds:.0f}" for n, seconds in calibration.times.llm_pass_s.items())
+        console.print(
+            f"SLM step {1e3 * calibration.times.slm_s:.1f} ms, gate {1e3 * calibration.times.gate_s:.1f} ms, "
+            f"LLM pass over n tokens in ms: {passes}",
+            highlight=False,
+        )
+    if calibration.numeric_floor:
+        console.print(_floor_line(calibration.numeric_floor), highlight=False)
+    console.print(f"written to {path}", highlight=False)
+
+
+def _floor_line(floor: Floor) -> str:
+    return f"numeric floor: mean TV {floor.slm:.4f} (SLM), {floor.llm:.4f} (LLM), {floor.compared}"
+
+
+def _rows(calibration: Calibration) -> list[tuple[str, list[str]]]:
+    fits = list(calibration.domains.values())
+
+    def estimate(name: str) -> list[str]:
+        return [_with_error(getattr(fit, name).value, getattr(fit, name).se) for fit in fits]
+
+    rows: list[tuple[str, list[str]]] = [
+        ("prompts / tokens", [f"{fit.n_prompts} / {fit.n_tokens}" for fit in fits]),
+        ("mean beta", estimate("mean_beta")),
+        ("mean TV(x, y)", estimate("mean_tv")),
+        ("Delta = P(y_d < x_d)", estimate("delta")),
+    ]
+    for signal in fits[0].signals:
+        lines: list[Any] = [fit.signals[signal] for fit in fits]
+        rows += [
+            (f"{signal}: a", [_with_error(line.a, line.a_se) for line in lines]),
+            (f"{signal}: b", [_with_error(line.b, line.b_se) for line in lines]),
+            (f"{signal}: R per token / binned", [f"{line.r:.3f} / {line.r_binned:.3f}" for line in lines]),
+            (f"{signal}: risk-averse \\[P2]", [_threshold(line.risk_averse) for line in lines]),
+            (f"{signal}: risk-prone \\[P2]", [_threshold(line.risk_prone) for line in lines]),
+        ]
+    return rows
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}" + ("" if error is None else f" ± {error:.4f}")
+
+
+def _threshold(value: float | None) -> str:
+    if value is None or value != value:
+        return "undefined"
+    return f"{value:.4f}" + ("" if 0 <= value <= 1 else " (degenerate)")

@@ -1,0 +1,70 @@
+"""The `cuhlm-opt` command: mounts the commands, turns every expected failure into one line and an exit code."""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from cuhlm_opt import __version__
+from cuhlm_opt.cli import pairs
+from cuhlm_opt.cli.calibrate import calibrate, fit
+from cuhlm_opt.cli.decode import decode
+from cuhlm_opt.cli.derive import derive
+from cuhlm_opt.cli.solve import solve
+from cuhlm_opt.errors import CuhlmError
+
+app = typer.Typer(
+    name="cuhlm-opt",
+    help="Uncertainty-aware hybrid language models: calibrate a pair, solve for an operating point, decode.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (calibrate, fit, solve, decode, derive):
+    app.command()(command)
+app.add_typer(pairs.app, name="pairs")
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Show the version."),
+) -> None:
+    """Options before the command."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code (0 done, 1 failed, 2 bad input, 3 infeasible, 130 interrupted)."""
+    import click
+
+    try:
+        outcome = app(args=arguments, standalone_mode=False)
+    except CuhlmError as error:
+        return _fail(str(error), error.exit_code)
+    except click.ClickException as error:
+        return _fail(error.format_message(), 2)
+    except (click.Abort, KeyboardInterrupt):
+        return _fail("interrupted", 130)
+    except MemoryError:
+        return _fail("out of memory", 1)
+    except BrokenPipeError:
+        return 1
+    except OSError as error:
+        return _fail(f"{error.filename or 'input/output'}: {error.strerror}", 1)
+    return outcome if isinstance(outcome, int) else 0
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    sys.exit(main())
+
+
+def _fail(message: str, code: int) -> int:
+    print("cuhlm-opt: " + " ".join(message.split()), file=sys.stderr)
+    return code

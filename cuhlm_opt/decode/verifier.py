@@ -1,0 +1,131 @@
+"""The server's side of one step, in one process: the LLM with its key-value cache, catching up on skipped tokens.
+
+Between two uploads the server has not read the token that ended the last one (at first: the prompt's last token) and the
+tokens skipped since. One pass over them gives the law y behind each, so that the risk that every skip took is known at
+no extra pass [N, THEORY 6.6].
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cuhlm_opt.artefacts import OperatingPoint
+from cuhlm_opt.bounds import query_bias, skip_risk
+from cuhlm_opt.decode.policy import Skippable
+from cuhlm_opt.decode.timing import Stopwatch
+from cuhlm_opt.distributions import Law, rejection_probability, softmax
+from cuhlm_opt.models.protocol import LanguageModel
+from cuhlm_opt.modes import Mode
+from cuhlm_opt.verification import Upload
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Skipped:
+    """A token that the device kept without asking: its probability when drawn, and the skippable set it came from."""
+
+    token: int
+    probability: float
+    skippable: Skippable | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Risk:
+    """What skipping risked at one position.
+
+    `beta` is the rejection probability of the skipped draft, None at an upload. `expected` is its mean over drafts,
+    sum_v s_v (x_v - y_v)+ (for `query`, whose bias is larger, that bias); None where the skippable set is not known.
+    """
+
+    beta: float | None
+    expected: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ruling:
+    """The server's answer to one upload: the token, whether the proposal stood, and what it learned of the skips.
+
+    `risks` holds the skipped positions in order, then the uploaded one. `read` is the number of tokens the LLM read.
+    """
+
+    token: int
+    accepted: bool
+    risks: tuple[Risk, ...]
+    read: int
+
+
+class Verifier:
+    """Answers uploads with the LLM on lane 0. Every token is read once, in one pass per upload.
+
+    Args:
+        llm: the large model; lane 0 is cleared by `prefill`.
+        point: sampling settings and mode.
+        rng: the server's random stream: acceptance and redraws.
+    """
+
+    def __init__(self, llm: LanguageModel, point: OperatingPoint, rng: np.random.Generator) -> None:
+        self._llm, self._point, self._rng = llm, point, rng
+        self._unread: list[int] = []
+        self.stopwatch = Stopwatch()
+
+    def prefill(self, prompt: Sequence[int]) -> None:
+        """Read the prompt but for its last token, which the first upload's pass reads."""
+        self._llm.truncate(0, 0)
+        if len(prompt) > 1:
+            with self.stopwatch("prefill"):
+                self._llm.extend({0: prompt[:-1]}, last_only=True)
+        self._unread = [prompt[-1]]
+
+    def verify(self, skipped: Sequence[Skipped], upload: Upload, skippable: Skippable | None) -> Ruling:
+        """Catch up on `skipped` in one pass and rule on `upload`.
+
+        Args:
+            skipped: tokens kept since the last upload, in order.
+            upload: what the device proposes for the next position.
+            skippable: tokens that would have been skipped there, for the expected risk.
+        """
+        chunk = [*self._unread, *(skip.token for skip in skipped)]
+        with self.stopwatch("llm"):
+            rows = self._llm.extend({0: chunk})[0]
+            y = self._law(rows[-1])
+            token, accepted = upload.verify(y).sample(self._rng)
+        self._unread = [token]
+        with self.stopwatch("audit"):
+            risks = (*self._risks(skipped, rows), Risk(beta=None, expected=self._expected(skippable, y)))
+        return Ruling(token=token, accepted=accepted, risks=risks, read=len(chunk))
+
+    def flush(self, skipped: Sequence[Skipped]) -> tuple[tuple[Risk, ...], int]:
+        """Risks of the tokens skipped after the last upload, and the number of tokens read to learn them.
+
+        The last skipped token itself is not read: nothing follows it.
+        """
+        if not skipped:
+            return (), 0
+        chunk = [*self._unread, *(skip.token for skip in skipped[:-1])]
+        with self.stopwatch("flush"):
+            rows = self._llm.extend({0: chunk})[0]
+        self._unread = [skipped[-1].token]
+        return self._risks(skipped, rows), len(chunk)
+
+    def _law(self, logits: Law) -> NDArray[np.float64]:
+        return softmax(logits, self._point.temperature, self._point.top_p)
+
+    def _risks(self, skipped: Sequence[Skipped], rows: NDArray[np.float32]) -> tuple[Risk, ...]:
+        """Row i is the law of the i-th skipped token: it stands behind the token before it."""
+        risks = []
+        for skip, row in zip(skipped, rows, strict=False):
+            y = self._law(row)
+            beta = float(rejection_probability(skip.probability, y[skip.token]))
+            risks.append(Risk(beta=beta, expected=self._expected(skip.skippable, y)))
+        return tuple(risks)
+
+    def _expected(self, skippable: Skippable | None, y: NDArray[np.float64]) -> float | None:
+        if skippable is None:
+            return None
+        masses, own = skippable.masses, y[skippable.tokens]
+        every = np.ones_like(masses)
+        if self._point.mode is not Mode.QUERY:
+            return skip_risk(masses, own, every)
+        # The tokens outside the set have s = 0: together they are one more symbol of the sum.
+        return query_bias(np.append(masses, 0.0), np.append(own, max(0.0, 1.0 - own.sum())), np.append(every, 0.0))

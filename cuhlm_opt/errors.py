@@ -1,0 +1,34 @@
+"""Errors that reach the user as one line on stderr and an exit code."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class CuhlmError(Exception):
+    """Base of all expected failures; `exit_code` is what the command line returns."""
+
+    exit_code = 1
+
+
+class RunError(CuhlmError):
+    """Work that was well specified failed while running: disk, memory, network, NaN."""
+
+
+class InputError(CuhlmError):
+    """The request is wrong. The message names the argument, its value and what is allowed."""
+
+    exit_code = 2
+
+
+class InfeasibleError(CuhlmError):
+    """No operating point meets the constraints. The message names which one to relax, and to what."""
+
+    exit_code = 3
+
+
+def unknown_name(argument: str, name: str, known: Iterable[str]) -> InputError:
+    """Build the error for a name that is not among `known`, near misses first."""
+    names = sorted(known)
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
+    return InputError(f"{argument} {name!r} is unknown; {hint}")

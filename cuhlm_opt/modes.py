@@ -1,0 +1,47 @@
+"""The decoding modes of THEORY.md, section 3, by the names users type."""
+
+from enum import StrEnum
+
+
+class Mode(StrEnum):
+    """Who drafts, what crosses the link, and who has the last word."""
+
+    SLM = "slm"
+    """SLM only; nothing crosses the link."""
+    LLM = "llm"
+    """LLM only; the server streams the answer."""
+    QUERY = "query"
+    """Skip or let the server draw from y; token ids only [N]."""
+    HLM = "hlm"
+    """Upload all of x at every token, exact verification [P]."""
+    RANDOM = "random"
+    """As u-hlm, skipping by a coin of the same rate: the control of every uncertainty signal."""
+    U_HLM = "u-hlm"
+    """Upload all of x when u > u_th [P, arXiv 2412.12687]."""
+    CU_HLM_OFFLINE = "cu-hlm-offline"
+    """Upload the k largest entries of x when u > u_th, one k for all positions [P, arXiv 2505.11788]."""
+    CU_HLM_ONLINE = "cu-hlm-online"
+    """As cu-hlm-offline with a k for each position [P]."""
+    EXACT = "exact"
+    """Truncate, then draw: drafts from x_hat, verified against the same x_hat [N, THEORY 4.7]."""
+    COARSE = "coarse"
+    """Coarse verification: only the skippable entries cross the link [N, THEORY 5]."""
+
+    @property
+    def skips(self) -> bool:
+        """Whether the mode keeps some drafts without asking."""
+        return self not in (Mode.SLM, Mode.LLM, Mode.HLM)
+
+    @property
+    def truncates(self) -> bool:
+        """Whether the upload is a truncated law of k entries."""
+        return self in (Mode.CU_HLM_OFFLINE, Mode.CU_HLM_ONLINE, Mode.EXACT)
+
+
+class Distortion(StrEnum):
+    """What the truncation size is chosen by."""
+
+    BOUND = "bound"
+    """TV(x, x_hat_k), proved [N, THEORY 4.4]; depends on x alone."""
+    SURROGATE = "surrogate"
+    """The published U [P2, THEORY 2.7]; not a bound."""

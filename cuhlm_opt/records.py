@@ -1,0 +1,194 @@
+"""Records: one row per position of a calibration run, in parquet, with what produced them in the file's metadata.
+
+Ranges: probabilities, masses, TV and uncertainties in [0, 1]; entropy in nats; ids and ranks integers >= 0.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from cuhlm_opt.errors import InputError, RunError
+
+SCHEMA_VERSION = 1
+TOP = 8
+"""Tokens kept in full per position: enough for skip(t) and risk(t) up to `T_LIMIT` [N, THEORY 4.2]."""
+T_LIMIT = 0.875
+"""Largest threshold below 1 whose skippable tokens are all among the `TOP` largest of x."""
+GRID_STEP = 2.0**-13
+"""`tail_mass` and `tv_x_xhat` are rounded up to a multiple of this."""
+
+_METADATA_KEY = b"cuhlm_opt"
+
+
+def record_schema(grid_size: int) -> pa.Schema:
+    """Arrow schema of the records; `grid_size` is the number of truncation sizes in the metadata's `k_grid`."""
+    grid = pa.list_(pa.float32(), grid_size)
+    return pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("domain", pa.string()),
+            ("position", pa.int32()),  # 0 for the first token of the answer
+            ("source", pa.string()),  # who drew the context: llm, slm or hybrid
+            ("context_token", pa.int32()),  # what the source drew here; it ends the next position's context
+            ("draft_token", pa.int32()),  # drawn from the scorer's own x
+            ("draft_rank", pa.int32()),  # 0 for the most likely
+            ("x_d", pa.float32()),
+            ("y_d", pa.float32()),
+            ("beta", pa.float32()),
+            ("u_mc", pa.float32()),  # sampled uncertainty [P]
+            ("u_bar", pa.float32()),  # its integral [N]
+            ("tv", pa.float32()),  # TV(x, y)
+            ("entropy", pa.float32()),  # of x, nats
+            ("p_max", pa.float32()),
+            ("margin", pa.float32()),  # largest minus second largest of x
+            ("top_id", pa.list_(pa.int32(), TOP)),
+            ("top_x", pa.list_(pa.float32(), TOP)),
+            ("top_y", pa.list_(pa.float32(), TOP)),
+            ("top_u_bar", pa.list_(pa.float32(), TOP)),
+            ("tail_mass", grid),  # mass of x beyond the k largest
+            ("tv_x_xhat", grid),  # TV(x, x_hat_k)
+            # on a random subset of positions, null elsewhere:
+            ("tv_redraw", grid),  # TV(norm((y - x)+), norm((y - x_hat_k)+))
+            ("bias_exact", grid),  # TV(output, y) of cu-hlm-offline without skipping
+            ("tv_xhat_y", grid),  # TV(x_hat_k, y)
+        ]
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Records:
+    """Records of one domain as arrays; n positions, G truncation sizes."""
+
+    prompt: NDArray[np.int64]
+    """(n,) index of the prompt, 0 .. n_prompts - 1."""
+    x_d: NDArray[np.float64]
+    beta: NDArray[np.float64]
+    u_mc: NDArray[np.float64]
+    u_bar: NDArray[np.float64]
+    tv: NDArray[np.float64]
+    top_x: NDArray[np.float64]
+    """(n, TOP)"""
+    top_y: NDArray[np.float64]
+    top_u_bar: NDArray[np.float64]
+    k_grid: NDArray[np.int64]
+    """(G,) truncation sizes, from 0 to |V|."""
+    tv_x_xhat: NDArray[np.float32]
+    """(n, G)"""
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of positions."""
+        return len(self.prompt)
+
+    @property
+    def n_prompts(self) -> int:
+        """Number of prompts."""
+        return int(self.prompt.max()) + 1
+
+    @classmethod
+    def of(cls, table: pa.Table, domain: str) -> Self:
+        """Select the rows of `domain`; InputError where there are none, naming the domains there are."""
+        column = table.column("domain").to_numpy(zero_copy_only=False)
+        mask = column == domain
+        if not mask.any():
+            raise InputError(f"domain {domain!r} has no records; recorded: {', '.join(sorted(set(column)))}")
+        rows = table.filter(pa.array(mask))
+
+        def flat(name: str) -> NDArray[np.float64]:
+            return np.asarray(rows.column(name).to_numpy(), dtype=np.float64)
+
+        def nested(name: str) -> NDArray[np.float32]:
+            combined = rows.column(name).combine_chunks()
+            return combined.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
+
+        _, prompt = np.unique(rows.column("prompt_id").to_numpy(zero_copy_only=False), return_inverse=True)
+        return cls(
+            prompt=prompt,
+            **{name: flat(name) for name in ("x_d", "beta", "u_mc", "u_bar", "tv")},
+            **{name: nested(name).astype(np.float64) for name in ("top_x", "top_y", "top_u_bar")},
+            k_grid=np.array(read_metadata(table)["k_grid"], dtype=np.int64),
+            tv_x_xhat=nested("tv_x_xhat"),
+        )
+
+
+def write_records(table: pa.Table, path: Path, metadata: Mapping[str, Any]) -> None:
+    """Write `table` with `metadata` atomically."""
+    table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()})
+    grids = [f"{name}.list.element" for name in ("tail_mass", "tv_x_xhat", "tv_redraw", "bias_exact", "tv_xhat_y")]
+    dictionary = ["prompt_id", "domain", "source"]
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table, sink, compression="zstd", compression_level=12, use_dictionary=dictionary, use_byte_stream_split=grids
+    )
+    write_atomically(path, sink.getvalue().to_pybytes())
+
+
+def read_records(path: Path) -> pa.Table:
+    """Read records and check their schema.
+
+    Raises:
+        InputError: the file is missing, cut, not parquet, of another schema version, or lacks a column (named).
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError:
+        raise InputError(f"records {path}: no such file") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"records {path}: not a readable parquet file ({str(error).splitlines()[0]})") from None
+    metadata = read_metadata(table)
+    if metadata.get("schema_version") != SCHEMA_VERSION:
+        version = metadata.get("schema_version")
+        raise InputError(f"records {path}: schema version {version!r}; this release reads version {SCHEMA_VERSION}")
+    expected = record_schema(len(metadata["k_grid"]))
+    for field in expected:
+        if field.name not in table.schema.names or table.schema.field(field.name).type != field.type:
+            raise InputError(f"records {path}: column {field.name!r} of type {field.type} is missing")
+    return table
+
+
+def read_metadata(table: pa.Table) -> dict[str, Any]:
+    """Metadata that `write_records` stored; empty where there is none."""
+    stored = (table.schema.metadata or {}).get(_METADATA_KEY)
+    metadata: dict[str, Any] = json.loads(stored) if stored else {}
+    return metadata
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Write a file so that at every moment either the old or the new content is there, whole.
+
+    Raises:
+        RunError: the disk is full, read-only or gone.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    temporary: str | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as handle:
+            temporary = handle.name
+            handle.write(data)
+            handle.flush()
+            os.fsync(handle.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary is not None:
+            with suppress(OSError):
+                Path(temporary).unlink(missing_ok=True)
+        raise RunError(f"cannot write {path}: {error.strerror}") from None
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of a file."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

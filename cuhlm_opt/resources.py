@@ -1,0 +1,15 @@
+"""Where the data files lie: beside the package in a checkout, inside it in an installed wheel."""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+
+
+def calibration_dir() -> Path:
+    """Folder of the pair registry, the recipes, prompts and recorded calibrations.
+
+    >>> (calibration_dir() / "pairs.toml").is_file()
+    True
+    """
+    installed = _PACKAGE / "data" / "calibration"
+    return installed if installed.is_dir() else _PACKAGE.parent / "calibration"

@@ -1,0 +1,73 @@
+"""Quantities with units, as people write them, to SI floats: the one place where text becomes numbers.
+
+A bare number is refused where a unit carries meaning: `10` could be hertz or megahertz.
+"""
+
+import math
+
+from quantiphy import QuantiPhyError, Quantity
+
+from cuhlm_opt.errors import InputError
+
+_HINT_HZ = "a positive frequency with its unit, such as 10MHz or 200kHz"
+_HINT_S = "a time of at least zero with its unit, such as 20ms"
+
+
+def _quantity(text: str, name: str, hint: str) -> Quantity:
+    try:
+        return Quantity(text.strip().replace("μ", "µ"))
+    except QuantiPhyError:
+        raise InputError(f"{name} {text!r} is not a quantity; give {hint}") from None
+
+
+def parse_bandwidth_hz(text: str, name: str = "--bandwidth") -> float:
+    """Bandwidth in Hz, positive and finite.
+
+    >>> parse_bandwidth_hz("10MHz")
+    10000000.0
+    """
+    quantity = _quantity(text, name, _HINT_HZ)
+    if quantity.units != "Hz" or not math.isfinite(quantity) or quantity <= 0:
+        raise InputError(f"{name} {text!r} is not allowed; give {_HINT_HZ}")
+    return float(quantity)
+
+
+def parse_snr(text: str, name: str = "--snr") -> float:
+    """Linear signal-to-noise ratio, positive, from decibels (`10dB`, `-5dB`).
+
+    >>> parse_snr("10dB")
+    10.0
+    """
+    hint = "decibels between -100dB and 100dB, such as 10dB or -5dB"
+    quantity = _quantity(text, name, hint)
+    if quantity.units != "dB" or not abs(float(quantity)) <= 100:
+        raise InputError(f"{name} {text!r} is not allowed; give {hint}")
+    return float(10 ** (float(quantity) / 10))
+
+
+def parse_time_s(text: str, name: str) -> float:
+    """Time in seconds, at least zero and finite.
+
+    >>> parse_time_s("20ms", "--rtt")
+    0.02
+    """
+    quantity = _quantity(text, name, _HINT_S)
+    if quantity.units != "s" or not math.isfinite(quantity) or quantity < 0:
+        raise InputError(f"{name} {text!r} is not allowed; give {_HINT_S}")
+    return float(quantity)
+
+
+def check_fraction(value: float, name: str) -> float:
+    """Return `value` if it lies in [0, 1], else raise InputError naming the argument."""
+    if not 0 <= value <= 1:
+        raise InputError(f"{name} {value!r} is not allowed; give a number between 0 and 1")
+    return value
+
+
+def format_si(value: float, unit: str) -> str:
+    """Human-readable quantity with an SI prefix, such as `12.3 ms`.
+
+    >>> format_si(0.0123, "s")
+    '12.3 ms'
+    """
+    return str(Quantity(value, unit).render(prec=2, strip_zeros=True))
