@@ -22,7 +22,11 @@ def skip_risk(x: Law, y: Law, skip: Law) -> float:
 
 
 def query_bias(x: Law, y: Law, skip: Law) -> float:
-    """TV(output, y) of `query`: 1/2 sum_v |s_v x_v - S y_v|, S = sum s x, at least the skip risk [N, THEORY 3]."""
+    """TV(output, y) of `query`: 1/2 sum_v |s_v x_v - S y_v|, S = sum s x [N, THEORY 3].
+
+    At least the skip risk where each s_v is 0 or 1, and equal to it for a coin that ignores the draft; a coin that reads
+    the draft can have less.
+    """
     kept = skip * x
     return 0.5 * float(np.abs(kept - kept.sum(dtype=np.float64) * y).sum(dtype=np.float64))
 

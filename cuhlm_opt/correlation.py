@@ -16,7 +16,7 @@ class LinearFit:
 
     `a_se`, `b_se` are standard errors robust to heteroscedasticity and to dependence within a prompt (sandwich over
     prompts); nan where there is a single prompt. `r`, `r2` are per token; `r_binned`, `r2_binned` correlate the means
-    of equal-width bins of u, as the published figure does, and are always larger.
+    of equal-width bins of u, as the published figure does: larger as a rule, since averaging removes the scatter in beta.
     """
 
     a: float
@@ -93,7 +93,7 @@ def risk_averse_threshold(a: float, b: float) -> float:
     >>> round(risk_averse_threshold(0.815, -0.066), 4)
     0.081
     """
-    return -b / a if a > 0 else float("nan")
+    return risk_prone_threshold(a, b, 0.0)
 
 
 def risk_prone_threshold(a: float, b: float, delta: float) -> float:

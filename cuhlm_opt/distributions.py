@@ -66,8 +66,8 @@ def rejection_probability(x: Law | float, y: Law | float) -> NDArray[np.float64]
     [0.5, 0.0]
     """
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    ratio = np.divide(y, x, out=np.full(np.broadcast(x, y).shape, np.inf), where=x > 0)
-    return np.where(y > 0, np.clip(1.0 - ratio, 0.0, 1.0), 1.0)
+    excess = np.maximum(x - y, 0.0)  # over x, this cannot overflow as y/x does for a tiny x
+    return np.where(y > 0, np.divide(excess, x, out=np.zeros_like(excess), where=x > 0), 1.0)
 
 
 def residual_law(y: Law, x: Law) -> NDArray[np.float64]:

@@ -51,19 +51,23 @@ class ComputeTimes:
     def mean_llm_s(self, skip_rate: float) -> float:
         """E[tau_llm(n)] over catch-up passes: n - 1 skipped tokens and the last one asked for, n geometric.
 
-        Skips are taken as independent from token to token; the sum is cut where its tail is below 1e-9.
+        Skips are taken as independent from token to token. nan at `skip_rate` 1: there is no pass.
         """
         if skip_rate >= 1:
             return float("nan")
-        longest = 1 if skip_rate == 0 else min(10_000, int(np.ceil(np.log(1e-9) / np.log(skip_rate))))
+        longest = max(self.llm_pass_s)
         n = np.arange(1, longest + 1)
-        weights = (1 - skip_rate) * skip_rate ** (n - 1.0)
-        return float(np.dot(weights, [self.llm_s(size) for size in n]) / weights.sum())
+        within = (1 - skip_rate) * np.dot(skip_rate ** (n - 1.0), [self.llm_s(size) for size in n])
+        slope = self.llm_s(longest + 1) - self.llm_s(longest)  # beyond the largest size the time is linear in n
+        return float(within + skip_rate**longest * (self.llm_s(longest) + slope / (1 - skip_rate)))
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenTime:
-    """Time per token of a mode: a share `skip_rate` of tokens takes `skipped_s`, the others `asked_s`."""
+    """Time per token of a mode: a share `skip_rate` of tokens takes `skipped_s`, the others `asked_s`.
+
+    The time of a share that is empty is nan and enters nothing.
+    """
 
     skip_rate: float
     skipped_s: float
@@ -73,15 +77,20 @@ class TokenTime:
     def mean_s(self) -> float:
         """Mean latency per token in seconds."""
         asked = (1 - self.skip_rate) * self.asked_s if self.skip_rate < 1 else 0.0
-        return self.skip_rate * self.skipped_s + asked
+        skipped = self.skip_rate * self.skipped_s if self.skip_rate > 0 else 0.0
+        return skipped + asked
 
     def throughput(self, accounting: Accounting) -> float:
         """Tokens per second under `accounting`."""
         if accounting is Accounting.MEAN_LATENCY:
-            return 1.0 / self.mean_s
-        asked = (1 - self.skip_rate) / self.asked_s if self.skip_rate < 1 else 0.0
-        skipped = self.skip_rate / self.skipped_s if self.skip_rate > 0 else 0.0
+            return _rate(self.mean_s)
+        asked = (1 - self.skip_rate) * _rate(self.asked_s) if self.skip_rate < 1 else 0.0
+        skipped = self.skip_rate * _rate(self.skipped_s) if self.skip_rate > 0 else 0.0
         return skipped + asked
+
+
+def _rate(time_s: float) -> float:
+    return 1.0 / time_s if time_s > 0 else float("inf")
 
 
 def token_time(
@@ -111,3 +120,19 @@ def token_time(
     device = times.slm_s + (times.gate_s if mode.skips else 0.0)
     link = channel.uplink_s(payload_bits) + channel.rtt_s + channel.downlink_s
     return TokenTime(skip_rate=skip_rate, skipped_s=device, asked_s=device + link + times.mean_llm_s(skip_rate))
+
+
+def speedup_cap(skip_rate: float, payload_ratio: float) -> float:
+    """1/((1 - p) ratio): the throughput over HLM that skipping and compression can at most give [N, THEORY 3].
+
+    Under mean-latency accounting, for a skip rate and a payload that do not depend on the channel; approached as the
+    uplink dominates. Infinite where nothing is sent.
+
+    Args:
+        skip_rate: p, share of tokens kept without asking, in [0, 1].
+        payload_ratio: bits of an upload over the bits of one of HLM, in [0, 1].
+
+    >>> round(speedup_cap(0.748, 0.026), 1)
+    152.6
+    """
+    return _rate((1 - skip_rate) * payload_ratio)

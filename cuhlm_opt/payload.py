@@ -1,6 +1,5 @@
 """Bits that an upload takes, per message format. Draft and token ids ride free, as published [P2, THEORY 2.6]."""
 
-import math
 from enum import StrEnum
 
 
@@ -19,7 +18,7 @@ def index_bits(vocab_size: int) -> int:
     >>> index_bits(32000), index_bits(151936)
     (15, 18)
     """
-    return math.ceil(math.log2(vocab_size)) if vocab_size > 1 else 0
+    return (vocab_size - 1).bit_length()
 
 
 def published_bits(k: float, vocab_size: int, b_prob: int = 8) -> float:

@@ -9,12 +9,15 @@ from quantiphy import QuantiPhyError, Quantity
 
 from cuhlm_opt.errors import InputError
 
+_REFUSED = set(",=:#")  # QuantiPhy reads 1,4GHz as 14 GHz, and takes names (W = 10MHz) and comments
 _HINT_HZ = "a positive frequency with its unit, such as 10MHz or 200kHz"
 _HINT_S = "a time of at least zero with its unit, such as 20ms"
 
 
 def _quantity(text: str, name: str, hint: str) -> Quantity:
     try:
+        if _REFUSED & set(text):
+            raise QuantiPhyError
         return Quantity(text.strip().replace("μ", "µ"))
     except QuantiPhyError:
         raise InputError(f"{name} {text!r} is not a quantity; give {hint}") from None

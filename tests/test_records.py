@@ -98,7 +98,7 @@ def test_atomic_write_keeps_the_old_file_when_the_new_one_cannot_be_written(tmp_
     with pytest.raises(RunError, match="No space left on device"):
         write_atomically(path, "new")
     assert path.read_text() == "old"
-    assert os.listdir(tmp_path) == ["x.json"]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def calibration() -> Calibration:

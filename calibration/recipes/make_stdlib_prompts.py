@@ -12,8 +12,7 @@ import json
 import sys
 import sysconfig
 import textwrap
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import islice, zip_longest
 from pathlib import Path
 
@@ -34,16 +33,20 @@ ssl statistics string subprocess symtable sysconfig tabnanny tarfile telnetlib t
 tokenize trace traceback tracemalloc types typing unittest.case unittest.loader unittest.mock unittest.util
 urllib.parse urllib.request urllib.robotparser uuid warnings wave weakref webbrowser wsgiref.handlers wsgiref.headers
 wsgiref.util xml.dom.minidom xml.etree.ElementTree xml.sax.saxutils xmlrpc.client zipapp zipfile zoneinfo._zoneinfo
-""".split()
+"""
 DOCSTRING_CHARACTERS = range(60, 901)
 STATEMENTS = 3
 """Fewest statements, nested ones included, in a body that is worth asking for."""
+SIMILARITY = 0.5
+"""Largest Jaccard similarity of two docstrings."""
 COUNT = 432
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+Entry = tuple[str, str, str]
+"""Qualified name, docstring and request."""
 
 
-def requests(module: str) -> Iterator[tuple[str, str, str]]:
+def requests(module: str) -> Iterator[Entry]:
     """Yield qualified name, docstring and request of each qualifying function and method of a module."""
     path = Path(sysconfig.get_path("stdlib"), *module.split(".")).with_suffix(".py")
     name = module.removesuffix(".__init__")
@@ -77,7 +80,7 @@ def request(what: str, function: Function) -> str:
     return f"Complete {what} in Python.\n\n```python\n{signature}\n{quoted}\n```"
 
 
-def varied(entries: dict[str, list[tuple[str, str]]]) -> Iterator[tuple[str, str]]:
+def varied(entries: dict[str, list[Entry]]) -> Iterator[Entry]:
     """Take one entry of each module in turn; modules and entries go by the hash of their names."""
     groups = [sorted(entries[module], key=lambda entry: digest(entry[0])) for module in sorted(entries, key=digest)]
     return (entry for turn in zip_longest(*groups) for entry in turn if entry)
@@ -88,17 +91,22 @@ def digest(name: str) -> str:
     return hashlib.sha256(name.encode()).hexdigest()
 
 
+def distinct(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Drop an entry whose docstring resembles an earlier one in its runs of three words."""
+    kept: list[set[tuple[str, str, str]]] = []
+    for entry in entries:
+        words = entry[1].lower().split()
+        runs = set(zip(words, words[1:], words[2:], strict=False))
+        if all(len(runs & other) <= SIMILARITY * len(runs | other) for other in kept):
+            kept.append(runs)
+            yield entry
+
+
 def main() -> None:
     """Write the set to standard output, one JSON object a line."""
     version = "{}.{}.{}".format(*sys.version_info)
-    entries = defaultdict(list)
-    seen = set()
-    for module in MODULES:
-        for name, docs, prompt in requests(module):
-            if docs not in seen:
-                seen.add(docs)
-                entries[module].append((name, prompt))
-    for name, prompt in islice(varied(entries), COUNT):
+    entries = {module: list(requests(module)) for module in MODULES.split()}
+    for name, _, prompt in islice(distinct(varied(entries)), COUNT):
         print(json.dumps({"id": f"stdlib-{version}/{name}", "domain": "code", "prompt": prompt}, ensure_ascii=False))
 
 

@@ -151,10 +151,9 @@ def _roll_out(
     scoring = collection.scoring
     answers: list[list[int]] = [[] for _ in prompts]
     logits: list[list[NDArray[np.float32]]] = [[] for _ in prompts]
-    latest = {}
-    for lane, prompt in enumerate(prompts):  # one prompt a pass, as a decoder reads it
-        model.truncate(lane, 0)
-        latest |= model.extend({lane: prompt}, last_only=True)
+    for lane, prompt in enumerate(prompts):
+        _prefill(model, lane, prompt)
+    latest = model.extend({lane: prompt[-1:] for lane, prompt in enumerate(prompts)}, last_only=True)
     for _ in range(collection.max_tokens):
         chunks = {}
         for lane, rows in latest.items():
@@ -170,12 +169,17 @@ def _roll_out(
 
 
 def _teacher_forced(model: LanguageModel, prompt: list[int], answer: list[int], chunk: int) -> NDArray[np.float32]:
-    """Logits before each token of `answer`, shape (len(answer), |V|): the prompt at once, the answer in chunks."""
-    model.truncate(0, 0)
-    rows = [model.extend({0: prompt}, last_only=True)[0]]
-    read = answer[:-1]
-    rows += [model.extend({0: read[start : start + chunk]})[0] for start in range(0, len(read), chunk)]
-    return np.concatenate(rows)
+    """Logits before each token of `answer`, shape (len(answer), |V|), read in chunks."""
+    _prefill(model, 0, prompt)
+    read = [prompt[-1], *answer[:-1]]
+    return np.concatenate([model.extend({0: read[at : at + chunk]})[0] for at in range(0, len(read), chunk)])
+
+
+def _prefill(model: LanguageModel, lane: int, prompt: list[int]) -> None:
+    """Read a prompt as the decoder does: on its own, but for its last token, which belongs to the first step."""
+    model.truncate(lane, 0)
+    if len(prompt) > 1:
+        model.extend({lane: prompt[:-1]}, last_only=True)
 
 
 def _encode(pair: Pair, prompt: Prompt, max_tokens: int) -> list[int]:

@@ -25,6 +25,8 @@ for command in (calibrate, fit, solve, decode, derive):
     app.command()(command)
 app.add_typer(pairs.app, name="pairs")
 
+_EXTRAS = {"llama_cpp": "edge", "torch": "models", "transformers": "models", "gguf": "models", "sympy": "proofs"}
+
 
 def _version(value: bool) -> None:
     if value:
@@ -51,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(error.format_message(), 2)
     except (click.Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
+    except ModuleNotFoundError as error:
+        return _fail(_missing(error), 1)
     except MemoryError:
         return _fail("out of memory", 1)
     except BrokenPipeError:
@@ -63,6 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run() -> None:
     """Entry point of the console script."""
     sys.exit(main())
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    """Which extra brings the module that a command lacks."""
+    extra = _EXTRAS.get((error.name or "").partition(".")[0])
+    if extra is None:
+        raise error
+    return f"{error.name} is not installed; get it with: pip install 'cuhlm-opt[{extra}]'"
 
 
 def _fail(message: str, code: int) -> int:

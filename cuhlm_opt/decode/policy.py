@@ -1,4 +1,4 @@
-"""The device's side of one step: draw a draft, decide whether to ask, and if so what to send and how many bits it takes."""
+"""The device's side of one step: draw a draft, decide whether to ask, and if so write the upload and count its bits."""
 
 import math
 from dataclasses import dataclass
@@ -161,7 +161,7 @@ class Device:
         return Decision(upload=upload, entries=entries, payload_bits=bits, u=u, skippable=skippable)
 
     def _truncation_size(self, draft: Draft, u: float | None) -> tuple[float | None, int]:
-        """(u, k): the fixed k, the smallest k within the bound, or the published surrogate, which reads the draft's u."""
+        """(u, k): the fixed k, the smallest within the bound, or by the published surrogate, which reads the draft."""
         point, vocab_size = self._point, len(draft.law)
         if self._mode is Mode.CU_HLM_OFFLINE:
             return u, min(_given(point.k), vocab_size)
@@ -183,7 +183,7 @@ def check_point(point: OperatingPoint) -> None:
     if point.signal not in (U_BAR, U_MC):
         raise unknown_name("signal", point.signal, (U_BAR, U_MC))
     if point.mode is Mode.COARSE and point.signal != U_BAR:
-        raise InputError(f"signal {point.signal!r} is not allowed in mode 'coarse'; it needs u_bar, a function of x and d")
+        raise InputError(f"signal {point.signal!r} is not allowed in mode 'coarse'; use u_bar, a function of x and d")
     needs = _NEEDS.get(point.mode, ())
     if point.mode is Mode.CU_HLM_ONLINE and point.distortion is Distortion.SURROGATE:
         needs += ("slope", "intercept")

@@ -1,8 +1,8 @@
 """The server's side of one step, in one process: the LLM with its key-value cache, catching up on skipped tokens.
 
-Between two uploads the server has not read the token that ended the last one (at first: the prompt's last token) and the
-tokens skipped since. One pass over them gives the law y behind each, so that the risk that every skip took is known at
-no extra pass [N, THEORY 6.6].
+Between two uploads the server has not read the token that it gave last (at first: the prompt's last token) and the
+tokens skipped since. One pass over them gives the law y behind each, so that the risk of every skip is known at no
+extra pass [N, THEORY 6.6].
 """
 
 from collections.abc import Sequence
@@ -62,18 +62,20 @@ class Verifier:
         llm: the large model; lane 0 is cleared by `prefill`.
         point: sampling settings and mode.
         rng: the server's random stream: acceptance and redraws.
+        stopwatch: where the time of passes, and of what only measures, is added up.
     """
 
-    def __init__(self, llm: LanguageModel, point: OperatingPoint, rng: np.random.Generator) -> None:
-        self._llm, self._point, self._rng = llm, point, rng
+    def __init__(
+        self, llm: LanguageModel, point: OperatingPoint, rng: np.random.Generator, stopwatch: Stopwatch
+    ) -> None:
+        self._llm, self._point, self._rng, self._stopwatch = llm, point, rng, stopwatch
         self._unread: list[int] = []
-        self.stopwatch = Stopwatch()
 
     def prefill(self, prompt: Sequence[int]) -> None:
         """Read the prompt but for its last token, which the first upload's pass reads."""
         self._llm.truncate(0, 0)
         if len(prompt) > 1:
-            with self.stopwatch("prefill"):
+            with self._stopwatch("prefill_llm"):
                 self._llm.extend({0: prompt[:-1]}, last_only=True)
         self._unread = [prompt[-1]]
 
@@ -86,12 +88,12 @@ class Verifier:
             skippable: tokens that would have been skipped there, for the expected risk.
         """
         chunk = [*self._unread, *(skip.token for skip in skipped)]
-        with self.stopwatch("llm"):
+        with self._stopwatch("llm"):
             rows = self._llm.extend({0: chunk})[0]
             y = self._law(rows[-1])
             token, accepted = upload.verify(y).sample(self._rng)
         self._unread = [token]
-        with self.stopwatch("audit"):
+        with self._stopwatch("audit"):
             risks = (*self._risks(skipped, rows), Risk(beta=None, expected=self._expected(skippable, y)))
         return Ruling(token=token, accepted=accepted, risks=risks, read=len(chunk))
 
@@ -103,10 +105,10 @@ class Verifier:
         if not skipped:
             return (), 0
         chunk = [*self._unread, *(skip.token for skip in skipped[:-1])]
-        with self.stopwatch("flush"):
-            rows = self._llm.extend({0: chunk})[0]
+        with self._stopwatch("flush"):
+            risks = self._risks(skipped, self._llm.extend({0: chunk})[0])
         self._unread = [skipped[-1].token]
-        return self._risks(skipped, rows), len(chunk)
+        return risks, len(chunk)
 
     def _law(self, logits: Law) -> NDArray[np.float64]:
         return softmax(logits, self._point.temperature, self._point.top_p)

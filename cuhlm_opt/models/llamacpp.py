@@ -1,41 +1,43 @@
 """llama.cpp backend: GGUF files on CPU or GPU, several lanes in one context, through the low-level interface."""
 
 import ctypes
-import functools
+import os
 from collections.abc import Mapping, Sequence
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import llama_cpp
 import numpy as np
-from llama_cpp.llama_chat_format import Jinja2ChatFormatter
 from numpy.typing import NDArray
 
 from cuhlm_opt.errors import InputError, RunError
+from cuhlm_opt.models.chat import TEMPLATE_DATE, chat_text
+from cuhlm_opt.models.feed import checked_chunks, require_numbers
+from cuhlm_opt.models.files import file_sha256
 
-
-@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-def _silence(level: int, text: bytes, data: ctypes.c_void_p) -> None:
-    """Drop llama.cpp's own log lines: the library does not print."""
+_TO_THE_END = -1
 
 
 class LlamaCppModel:
     """A GGUF model; implements `LanguageModel`.
 
-    Weights are not repacked unless `repack`: without it laws are bit-equal for batches of one to four tokens, whatever
-    the lanes, and the kernels run on every processor (repacked AMX kernels fault where a hypervisor hides AMX's state).
+    The feeds of one call are put one after the other in the order of the lanes, and cut every `chunk` tokens: that is
+    the chunk plan, on which quantised logits depend.
 
     Args:
         path: GGUF file.
         lanes: independent sequences.
         context_length: tokens per lane.
-        threads: CPU threads; llama.cpp's choice where None.
+        threads: CPU threads; None for all processors.
         gpu_layers: layers on the GPU, -1 for all.
-        chunk: most tokens in one pass; longer feeds are split, always at the same places.
-        repack: let llama.cpp repack weights: faster single steps, laws that move with the batch.
+        chunk: most tokens in one pass.
+        repack: let llama.cpp repack weights for the processor at hand. Off, since a law then moves more with the batch
+            (unpacked, batches of one to five tokens were bit-equal), and since the kernels for AMX fault where a
+            hypervisor shows AMX to the guest without letting it run.
 
     Raises:
-        InputError: the file is missing or no model.
+        InputError: llama.cpp is not installed, or the file is missing or no model.
+        RunError: no memory for the caches.
     """
 
     def __init__(
@@ -49,42 +51,49 @@ class LlamaCppModel:
         chunk: int = 512,
         repack: bool = False,
     ) -> None:
-        self._path = Path(path)
+        self._model: Any = None
+        self._context: Any = None
+        self._batch: Any = None
+        self._path, self._chunk, self._repack = Path(path), chunk, repack
         if not self._path.is_file():
-            raise InputError(f"model {str(path)!r}: no such file")
-        _start_backend()
-        model_params = llama_cpp.llama_model_default_params()
+            raise InputError(f"model {str(path)!r}: there is no such file")
+        self._api = api = _library()
+        model_params = api.llama_model_default_params()
         model_params.n_gpu_layers = gpu_layers
         model_params.use_extra_bufts = repack
-        self._model = llama_cpp.llama_model_load_from_file(str(path).encode(), model_params)
+        self._model = api.llama_model_load_from_file(str(self._path).encode(), model_params)
         if not self._model:
-            raise InputError(f"model {str(path)!r} is not a GGUF file that llama.cpp can load")
-        params = llama_cpp.llama_context_default_params()
-        params.n_ctx = lanes * context_length
+            raise InputError(f"model {str(path)!r} is not a whole GGUF file that llama.cpp {api.__version__} can load")
+        if context_length > (trained := int(api.llama_model_n_ctx_train(self._model))):
+            self.close()
+            raise InputError(f"context_length {context_length} is not allowed; {self._path.name} has at most {trained}")
+        params = api.llama_context_default_params()
+        params.n_ctx, params.n_seq_max, params.kv_unified = lanes * context_length, lanes, True
         params.n_batch = params.n_ubatch = chunk
-        params.n_seq_max = lanes
-        params.kv_unified = True
+        params.n_threads = params.n_threads_batch = self._threads = threads or _processors()
         params.no_perf = True
-        if threads is not None:
-            params.n_threads = params.n_threads_batch = threads
-        self._context = llama_cpp.llama_init_from_model(self._model, params)
+        self._context = api.llama_init_from_model(self._model, params)
         if not self._context:
+            self.close()
             raise RunError(f"model {str(path)!r}: no memory for {lanes} lanes of {context_length} tokens")
-        self._threads = int(llama_cpp.llama_n_threads(self._context))
-        self._memory = llama_cpp.llama_get_memory(self._context)
-        self._vocab = llama_cpp.llama_model_get_vocab(self._model)
-        self._batch = llama_cpp.llama_batch_init(chunk, 0, 1)
-        self._chunk, self._repack = chunk, repack
+        self._memory = api.llama_get_memory(self._context)
+        self._vocab = api.llama_model_get_vocab(self._model)
+        self._batch = api.llama_batch_init(chunk, 0, 1)
         self._lengths = [0] * lanes
         self._context_length = context_length
-        self.vocab_size = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
-        self.eos_tokens = frozenset(
-            token for token in range(self.vocab_size) if llama_cpp.llama_vocab_is_eog(self._vocab, token)
+        self._vocab_size = int(api.llama_vocab_n_tokens(self._vocab))
+        self._eos_tokens = frozenset(
+            token for token in range(self._vocab_size) if api.llama_vocab_is_eog(self._vocab, token)
         )
 
     @property
+    def vocab_size(self) -> int:
+        """Number of logits per position, |V|."""
+        return self._vocab_size
+
+    @property
     def context_length(self) -> int:
-        """Tokens that one lane can hold."""
+        """Largest number of tokens that one lane can hold."""
         return self._context_length
 
     @property
@@ -92,112 +101,207 @@ class LlamaCppModel:
         """Number of lanes."""
         return len(self._lengths)
 
+    @property
+    def eos_tokens(self) -> frozenset[int]:
+        """Every end-of-generation token of the file."""
+        return self._eos_tokens
+
     def tokenize(self, text: str) -> list[int]:
-        """Token ids of plain text; special tokens are not parsed."""
+        """Token ids of plain text: no special tokens are added or parsed."""
         return self._tokenize(text, special=False)
 
     def chat_tokens(self, prompt: str) -> list[int]:
-        """`prompt` as one user turn in the file's chat template; special tokens in the prompt stay plain text."""
-        marker = "\x00"
-        rendered = self._template(messages=[{"role": "user", "content": marker}]).prompt
-        before, after = rendered.split(marker)
-        return [*self._tokenize(before, special=True), *self.tokenize(prompt), *self._tokenize(after, special=True)]
+        """`prompt` as one user turn in the file's chat template, or after the start token where it has none."""
+        start = self._api.llama_vocab_bos(self._vocab)
+        if self._template is None:
+            return ([start] if self._api.llama_vocab_get_add_bos(self._vocab) else []) + self.tokenize(prompt)
+        before, plain, after = chat_text(self._render, prompt, self._specials)
+        return [*self._tokenize(before, special=True), *self.tokenize(plain), *self._tokenize(after, special=True)]
 
     def detokenize(self, tokens: Sequence[int]) -> bytes:
-        """Bytes of `tokens`; special tokens are left out."""
-        size = 256
-        pieces = []
-        buffer = ctypes.create_string_buffer(size)
-        for token in tokens:
-            length = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, size, 0, False)
-            pieces.append(buffer.raw[: max(length, 0)])
-        return b"".join(pieces)
+        """Bytes of `tokens`; special tokens have none."""
+        return b"".join(map(self._piece, tokens))
 
     def extend(self, chunks: Mapping[int, Sequence[int]], *, last_only: bool = False) -> dict[int, NDArray[np.float32]]:
         """Append tokens to lanes and return next-token logits; see `LanguageModel.extend`."""
-        for lane, tokens in chunks.items():
-            if self._lengths[lane] + len(tokens) > self._context_length:
-                total = self._lengths[lane] + len(tokens)
-                raise InputError(f"a sequence of {total} tokens passes the context of {self._context_length}")
-        feed = [
+        feeds = checked_chunks(chunks, self._lengths, self._context_length, self._vocab_size)
+        steps = [
             (lane, token, self._lengths[lane] + index, not last_only or index == len(tokens) - 1)
-            for lane, tokens in chunks.items()
+            for lane, tokens in feeds.items()
             for index, token in enumerate(tokens)
         ]
-        rows: dict[int, list[NDArray[np.float32]]] = {lane: [] for lane in chunks}
-        for start in range(0, len(feed), self._chunk):
-            part = feed[start : start + self._chunk]
-            self._decode(part)
-            for index, (lane, _, position, wanted) in enumerate(part):
-                if wanted:
-                    rows[lane].append(self._logits(index, lane, position))
-        for lane, tokens in chunks.items():
+        logits = {
+            lane: np.empty((1 if last_only else len(tokens), self._vocab_size), np.float32)
+            for lane, tokens in feeds.items()
+        }
+        filled = dict.fromkeys(feeds, 0)
+        try:
+            for start in range(0, len(steps), self._chunk):
+                part = steps[start : start + self._chunk]
+                self._decode(part)
+                for index, (lane, _, _, wanted) in enumerate(part):
+                    if wanted:
+                        row = self._api.llama_get_logits_ith(self._context, index)
+                        logits[lane][filled[lane]] = np.ctypeslib.as_array(row, shape=(self._vocab_size,))
+                        filled[lane] += 1
+            require_numbers(logits, self._lengths, feeds)
+        except RunError:
+            for lane in feeds:
+                self._forget(lane, self._lengths[lane])
+            raise
+        for lane, tokens in feeds.items():
             self._lengths[lane] += len(tokens)
-        return {lane: np.stack(logits) for lane, logits in rows.items()}
+        return logits
 
     def length(self, lane: int) -> int:
-        """Number of tokens in `lane`."""
+        """Number of tokens that `lane` holds."""
         return self._lengths[lane]
 
     def truncate(self, lane: int, length: int) -> None:
         """Forget all but the first `length` tokens of `lane`."""
-        llama_cpp.llama_memory_seq_rm(self._memory, lane, length, -1)
-        self._lengths[lane] = min(length, self._lengths[lane])
+        if length < self._lengths[lane]:
+            self._forget(lane, length)
+            self._lengths[lane] = length
 
     def provenance(self) -> dict[str, Any]:
-        """Backend, version, file, threads and chunk plan."""
+        """Backend, version, file and its hash, threads and chunk plan."""
         return {
             "backend": "llama.cpp",
-            "version": llama_cpp.__version__,
+            "llama_cpp_python": self._api.__version__,
             "file": self._path.name,
-            "bytes": self._path.stat().st_size,
+            "sha256": file_sha256(self._path),
             "threads": self._threads,
             "lanes": self.lanes,
+            "context_length": self._context_length,
             "chunk": self._chunk,
             "repack": self._repack,
         }
 
     def close(self) -> None:
-        """Free the model and its caches."""
+        """Free the model and its caches; calling it twice is harmless."""
+        if self._batch:
+            self._api.llama_batch_free(self._batch)
+        if self._context:
+            self._api.llama_free(self._context)
         if self._model:
-            llama_cpp.llama_batch_free(self._batch)
-            llama_cpp.llama_free(self._context)
-            llama_cpp.llama_model_free(self._model)
-            self._model = None
+            self._api.llama_model_free(self._model)
+        self._model = self._context = self._batch = None
 
-    def _decode(self, part: Sequence[tuple[int, int, int, bool]]) -> None:
+    def _decode(self, steps: Sequence[tuple[int, int, int, bool]]) -> None:
         batch = self._batch
-        batch.n_tokens = len(part)
-        for index, (lane, token, position, wanted) in enumerate(part):
+        batch.n_tokens = len(steps)
+        for index, (lane, token, position, wanted) in enumerate(steps):
             batch.token[index], batch.pos[index], batch.logits[index] = token, position, wanted
             batch.n_seq_id[index], batch.seq_id[index][0] = 1, lane
-        status = llama_cpp.llama_decode(self._context, batch)
-        if status != 0:
-            raise RunError(f"llama.cpp could not evaluate a batch of {len(part)} tokens (status {status})")
+        if status := self._api.llama_decode(self._context, batch):
+            raise RunError(f"{self._path.name}: llama.cpp failed on a batch of {len(steps)} tokens, status {status}")
 
-    def _logits(self, index: int, lane: int, position: int) -> NDArray[np.float32]:
-        pointer = llama_cpp.llama_get_logits_ith(self._context, index)
-        logits = np.ctypeslib.as_array(pointer, shape=(self.vocab_size,)).copy()
-        if np.isnan(logits).any():
-            raise RunError(f"{self._path.name}: NaN logits after token {position} of lane {lane}")
-        return logits
+    def _forget(self, lane: int, length: int) -> None:
+        if not self._api.llama_memory_seq_rm(self._memory, lane, length, _TO_THE_END):
+            raise RunError(f"{self._path.name}: this architecture cannot forget a part of a sequence")
 
     def _tokenize(self, text: str, *, special: bool) -> list[int]:
-        data = text.encode()
-        room = len(data) + 8
-        buffer = (llama_cpp.llama_token * room)()
-        count = llama_cpp.llama_tokenize(self._vocab, data, len(data), buffer, room, False, special)
+        data = text.encode("utf-8", "replace")
+        room = len(data) + 8  # a token has at least one byte, but for a prefix that some vocabularies add
+        buffer = (self._api.llama_token * room)()
+        count = self._api.llama_tokenize(self._vocab, data, len(data), buffer, room, False, special)
         return list(buffer[:count])
 
-    @functools.cached_property
-    def _template(self) -> Jinja2ChatFormatter:
-        raw = llama_cpp.llama_model_chat_template(self._model, None)
-        if not raw:
-            raise InputError(f"model {self._path.name!r} has no chat template")
-        return Jinja2ChatFormatter(template=raw.decode(), eos_token="", bos_token="")
+    def _piece(self, token: int) -> bytes:
+        room = 64
+        while True:
+            buffer = ctypes.create_string_buffer(room)
+            count = int(self._api.llama_token_to_piece(self._vocab, token, buffer, room, 0, False))
+            if count >= 0:
+                return buffer.raw[:count]
+            room = -count
+
+    def _render(self, prompt: str) -> str:
+        assert self._template is not None
+        turns = [{"role": "user", "content": prompt}]
+        return str(self._template(messages=turns, date_string=TEMPLATE_DATE).prompt)
+
+    @cached_property
+    def _specials(self) -> list[str]:
+        """Spellings of the tokens that llama.cpp finds in text before it tokenises the rest."""
+        api, kinds = self._api, self._api.LLAMA_TOKEN_ATTR_CONTROL | self._api.LLAMA_TOKEN_ATTR_USER_DEFINED
+        return [
+            api.llama_vocab_get_text(self._vocab, token).decode("utf-8", "replace")
+            for token in range(self._vocab_size)
+            if api.llama_vocab_get_attr(self._vocab, token) & kinds
+        ]
+
+    @cached_property
+    def _template(self) -> Any:
+        from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+        source = self._api.llama_model_chat_template(self._model, None)
+        if not source:
+            return None
+        names = {}
+        for key, find in (("bos_token", self._api.llama_vocab_bos), ("eos_token", self._api.llama_vocab_eos)):
+            token = find(self._vocab)
+            names[key] = self._api.llama_vocab_get_text(self._vocab, token).decode() if token >= 0 else ""
+        return Jinja2ChatFormatter(template=source.decode(), **names)
 
 
-@functools.cache
-def _start_backend() -> None:
-    llama_cpp.llama_log_set(_silence, ctypes.c_void_p(0))
+def gpu_layers(device: str) -> int:
+    """Layers to put on the GPU: all (-1) where `device` names one, or is "auto" and llama.cpp was built for one.
+
+    Raises:
+        InputError: a GPU is named and llama.cpp was built without.
+    """
+    if device == "cpu":
+        return 0
+    if _library().llama_supports_gpu_offload():
+        return -1
+    if device == "auto":
+        return 0
+    raise InputError(f"--device {device!r} is not allowed; this llama.cpp was built for the CPU, give 'cpu' or 'auto'")
+
+
+def quantise(source: Path, target: Path, kind: str, *, threads: int | None = None) -> None:
+    """Requantise a GGUF file with llama.cpp's quantiser.
+
+    Args:
+        source: GGUF file, quantised or not.
+        target: file to write.
+        kind: file type as llama.cpp names it, as "Q2_K".
+        threads: CPU threads; None for all processors.
+
+    Raises:
+        RunError: llama.cpp failed, as on a full disk.
+    """
+    api = _library()
+    params = api.llama_model_quantize_default_params()
+    params.ftype = getattr(api, f"LLAMA_FTYPE_MOSTLY_{kind}")
+    params.allow_requantize = True
+    params.nthread = threads or _processors()
+    status = api.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params))
+    if status:
+        target.unlink(missing_ok=True)
+        raise RunError(f"llama.cpp could not quantise {source.name} to {kind}, status {status}")
+
+
+def _processors() -> int:
+    return os.cpu_count() or 1
+
+
+@cache
+def _library() -> Any:
+    """llama.cpp's low-level interface, initialised once and silent."""
+    try:
+        import llama_cpp
+    except ModuleNotFoundError:
+        raise InputError("llama.cpp is not installed; pip install 'cuhlm-opt[edge]'") from None
+    llama_cpp.llama_log_set(_silent_log(), ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
+    return llama_cpp
+
+
+@cache
+def _silent_log() -> Any:
+    """A log callback that drops every line; cached, since llama.cpp keeps the pointer."""
+    from llama_cpp import llama_log_callback
+
+    return llama_log_callback(lambda level, text, data: None)

@@ -110,6 +110,4 @@ def registry() -> Registry:
 
 def _file(name: str, entry: dict[str, Any]) -> ModelFile:
     index, derived = entry.pop("index", None), entry.pop("derived", None)
-    return ModelFile(
-        name=name, index=index and Wheels(**index), derived=derived and Derivation(**derived), **entry
-    )
+    return ModelFile(name=name, index=index and Wheels(**index), derived=derived and Derivation(**derived), **entry)

@@ -1,0 +1,140 @@
+"""`cuhlm-opt decode`."""
+
+import json as json_format
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cuhlm_opt.errors import InputError, unknown_name
+from cuhlm_opt.units import format_si
+
+if TYPE_CHECKING:
+    from cuhlm_opt.artefacts import OperatingPoint
+    from cuhlm_opt.decode.result import DecodeResult
+
+_BESIDE = {"bias_skip": "bias_budget", "risk_expected": "bias_budget"}
+"""Measured figures that stand beside another key of the point than their own."""
+
+
+def decode(
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="What to answer; - reads stdin.")],
+    pair: Annotated[str | None, typer.Option(help="Name of a model pair; see `pairs list`.")] = None,
+    mode: Annotated[str | None, typer.Option(help="Decoding mode, instead of the operating point's.")] = None,
+    operating_point: Annotated[
+        Path | None, typer.Option(help="Operating point from `solve`; without it the pair's default, solved at 10 MHz.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all draws, at least 0.")] = 0,
+    max_tokens: Annotated[int, typer.Option(help="Length limit of the answer, at least 1.")] = 128,
+    slm: Annotated[str | None, typer.Option(help="SLM: hub id, folder or GGUF file, instead of --pair.")] = None,
+    llm: Annotated[str | None, typer.Option(help="LLM: hub id, folder or GGUF file, instead of --pair.")] = None,
+    backend: Annotated[str | None, typer.Option(help="llama.cpp or transformers.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda (transformers).")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16 (transformers).")] = "float32",
+    context_length: Annotated[int, typer.Option(help="Tokens of prompt and answer, at least 8.")] = 2048,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Answer a prompt at an operating point; text on stdout, what it really cost on stderr."""
+    from cuhlm_opt.artefacts import OperatingPoint
+    from cuhlm_opt.decode.default_point import default_operating_point, with_mode
+    from cuhlm_opt.decode.loop import decode as run
+    from cuhlm_opt.models.pairs import load_pair
+    from cuhlm_opt.modes import Mode
+
+    for option, value, least in (
+        ("--seed", seed, 0),
+        ("--max-tokens", max_tokens, 1),
+        ("--context-length", context_length, 8),
+    ):
+        if value < least:
+            raise InputError(f"{option} {value} is not allowed; give an integer of at least {least}")
+    if mode is not None and mode not in list(Mode):
+        raise unknown_name("--mode", mode, list(Mode))
+    chosen = None if mode is None else Mode(mode)
+    text = _read_prompt(prompt)
+    point = None if operating_point is None else OperatingPoint.read(operating_point)
+    if point is not None and chosen is not None:
+        point = with_mode(point, chosen)
+    models = load_pair(
+        pair,
+        slm=slm,
+        llm=llm,
+        backend=backend,
+        device=device,
+        dtype=dtype,
+        lanes=1,
+        context_length=context_length,
+    )
+    try:
+        point = point or default_operating_point(models, chosen)
+        result = run(models, point, text, seed=seed, max_tokens=max_tokens, on_text=None if json else _stream)
+    finally:
+        models.close()
+    if json:
+        print(json_format.dumps(result.to_json()))
+        return
+    print(flush=True)
+    _show(result, point)
+
+
+def _read_prompt(prompt: str) -> str:
+    """The prompt, or stdin for `-`; refused when empty or not UTF-8."""
+    try:
+        text = sys.stdin.buffer.read().decode() if prompt == "-" else prompt
+        text.encode()  # an argument that is not UTF-8 arrives with surrogates
+    except UnicodeError:
+        raise InputError("PROMPT is not UTF-8 text") from None
+    if not text.strip():
+        raise InputError("PROMPT is empty; give some text")
+    return text
+
+
+def _stream(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def _show(result: "DecodeResult", point: "OperatingPoint") -> None:
+    """Measured figures beside those of the operating point, on stderr."""
+    figures = result.to_json()
+    timing = figures["timing"]
+    console = Console(stderr=True, highlight=False)
+    table = Table(
+        title=f"{figures['mode']}, {figures['n_tokens']} tokens, {figures['finish_reason']}", title_justify="left"
+    )
+    for title in ("", "measured", "operating point"):
+        table.add_column(title, justify="left" if not title else "right")
+    solved = _solved(point)
+    for label, key, unit in (
+        ("skip rate", "skip_rate", ""),
+        ("bits per upload", "payload_bits", ""),
+        ("rejection rate", "rejection_rate", ""),
+        ("LLM passes per token", "server_passes_per_token", ""),
+        ("uplink per upload", "uplink_s", "s"),
+        ("latency per token", "latency_s", "s"),
+        ("tokens per second", "throughput_tokens_per_s", ""),
+        ("risk of the skips (budget)", "bias_skip", ""),
+        ("expected risk (budget)", "risk_expected", ""),
+    ):
+        measured = {**figures, **timing}[key]
+        table.add_row(label, _number(measured, unit), _number(solved.get(_BESIDE.get(key, key)), unit))
+    console.print(table)
+    for line in figures["warnings"]:
+        console.print(f"warning: {line}", markup=False)
+    for line in figures["assumptions"]:
+        console.print(f"assumed: {line}", markup=False)
+
+
+def _solved(point: "OperatingPoint") -> dict[str, Any]:
+    """What the solver foretold for the mode in use: its row of the table, else the point itself."""
+    row = next((row.model_dump() for row in point.baselines if row.mode is point.mode), {})
+    return {**point.model_dump(), **row}
+
+
+def _number(value: float | None, unit: str) -> str:
+    if value is None:
+        return "-"
+    return format_si(value, unit) if unit else f"{value:.4g}"

@@ -1,0 +1,155 @@
+"""What a decoding run did, step by step, and the figures that follow from it.
+
+Every figure but those under `timing` is a function of the steps, so that the same command and seed give the same JSON.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cuhlm_opt.artefacts import OperatingPoint
+from cuhlm_opt.decode.verifier import Risk
+from cuhlm_opt.modes import Mode
+
+_PROPOSES_NOTHING = (Mode.SLM, Mode.LLM, Mode.QUERY)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One token of the answer.
+
+    `draft` is None in mode `llm`, `accepted` where nothing was proposed, `risk` where the LLM never read the position.
+    `read` is the number of tokens that the LLM read for it.
+    """
+
+    token: int
+    draft: int | None
+    skipped: bool
+    u: float | None = None
+    entries: int = 0
+    payload_bits: float = 0.0
+    accepted: bool | None = None
+    risk: Risk | None = None
+    read: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeResult:
+    """A finished answer.
+
+    Args:
+        pair: name of the model pair.
+        point: the operating point that was applied.
+        seed: seed of both random streams.
+        text: the answer without the token that ended it.
+        finish_reason: `eos`, `length` (--max-tokens) or `context` (a model's context is full).
+        steps: one per token, in order. A token that ended the answer is the last of them: it was drawn, verified and
+            billed like any other, so it counts everywhere; only `text` leaves it out.
+        prompt_tokens: tokens of the prompt, read by each model in use but for the last one, which its first step reads.
+        flushed: tokens that the LLM read after the end, only to learn the risk of the last skips.
+        seconds: measured wall time by label.
+        warnings: what the reader should know before trusting the figures.
+        assumptions: what the figures rest on.
+    """
+
+    pair: str
+    point: OperatingPoint
+    seed: int
+    text: str
+    finish_reason: str
+    steps: tuple[Step, ...]
+    prompt_tokens: int
+    flushed: int
+    seconds: Mapping[str, float]
+    warnings: tuple[str, ...]
+    assumptions: tuple[str, ...]
+
+    @property
+    def uploads(self) -> tuple[Step, ...]:
+        """Steps that sent something; none in mode `llm`, where the server streams."""
+        return () if self.point.mode is Mode.LLM else tuple(step for step in self.steps if not step.skipped)
+
+    @property
+    def payload_bits_total(self) -> float:
+        """Bits of all uploads."""
+        return sum(step.payload_bits for step in self.uploads)
+
+    @property
+    def bias_skip(self) -> float | None:
+        """Realised risk per token: sum of beta over skipped drafts / tokens; None if the LLM read nothing."""
+        if self.point.mode is Mode.SLM:
+            return None
+        betas = [step.risk.beta for step in self.steps if step.risk is not None and step.risk.beta is not None]
+        return float(np.sum(betas)) / len(self.steps)
+
+    @property
+    def risk_expected(self) -> float | None:
+        """The same with each position's mean over drafts, with less noise [N, THEORY 6.1]; None if not known."""
+        expected = [None if step.risk is None else step.risk.expected for step in self.steps]
+        known = [value for value in expected if value is not None]
+        return float(np.mean(known)) if len(known) == len(self.steps) else None
+
+    @property
+    def link_s(self) -> float:
+        """Priced link time: bits over the rate, a round trip per upload (one per answer in `llm`), the downlink."""
+        channel, llm_only = self.point.channel, self.point.mode is Mode.LLM
+        exchanges = 1 if llm_only else len(self.uploads)
+        returned = len(self.steps) if llm_only else len(self.uploads)
+        return self.payload_bits_total / channel.rate_bps + exchanges * channel.rtt_s + returned * channel.downlink_s
+
+    @property
+    def compute_s(self) -> float:
+        """Measured time of SLM steps, gate and LLM passes, after the prompt and without what only measures."""
+        return sum(self.seconds.get(label, 0.0) for label in ("slm", "gate", "llm"))
+
+    def to_json(self) -> dict[str, Any]:
+        """The figures under the operating point's key names; means per token or per upload, totals named so."""
+        steps, uploads, point = self.steps, self.uploads, self.point
+        asked = [step for step in uploads if step.accepted is not None]
+        rejections = None if point.mode in _PROPOSES_NOTHING else sum(not step.accepted for step in asked)
+        payload_bits = self.payload_bits_total / len(uploads) if uploads else None
+        return {
+            "text": self.text,
+            "tokens": [step.token for step in steps],
+            "mode": str(point.mode),
+            "seed": self.seed,
+            "pair": self.pair,
+            "finish_reason": self.finish_reason,
+            "wire_bytes": None,
+            "n_tokens": len(steps),
+            "prompt_tokens": self.prompt_tokens,
+            "skip_rate": sum(step.skipped for step in steps) / len(steps),
+            "uploads": len(uploads),
+            "rejections": rejections,
+            "rejection_rate": rejections / len(asked) if rejections is not None and asked else None,
+            "payload_bits": payload_bits,
+            "payload_bits_total": self.payload_bits_total,
+            "uplink_s": None if payload_bits is None else payload_bits / point.channel.rate_bps,
+            "link_total_s": self.link_s,
+            "server_passes_per_token": sum(step.read > 0 for step in steps) / len(steps),
+            "llm_tokens_read": sum(step.read for step in steps),
+            "llm_tokens_flushed": self.flushed,
+            "bias_skip": self.bias_skip,
+            "risk_expected": self.risk_expected,
+            "bias_budget": point.bias_budget,
+            "u_threshold": point.u_threshold,
+            "signal": point.signal,
+            "k": point.k if point.mode in (Mode.CU_HLM_OFFLINE, Mode.EXACT) else None,
+            "k_mean": sum(step.entries for step in uploads) / len(uploads) if uploads else None,
+            "domain": point.domain,
+            "timing": self._timing(),
+            "warnings": list(self.warnings),
+            "assumptions": list(self.assumptions),
+        }
+
+    def _timing(self) -> dict[str, float]:
+        """Measured seconds of this run: the only figures that the clock enters."""
+        total = self.compute_s + self.link_s
+        labels = ("slm", "gate", "llm", "prefill_slm", "prefill_llm", "flush", "audit", "elapsed")
+        return {
+            "latency_s": total / len(self.steps),
+            "throughput_tokens_per_s": len(self.steps) / total if total > 0 else 0.0,
+            **{f"{label}_total_s": self.seconds.get(label, 0.0) for label in labels},
+        }

@@ -1,0 +1,194 @@
+"""Load a small and a large model that share one vocabulary, by the name of a registered pair or one by one."""
+
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from cuhlm_opt.errors import InputError, unknown_name
+from cuhlm_opt.models.files import cache_dir, verify_file
+from cuhlm_opt.models.protocol import LanguageModel
+from cuhlm_opt.models.registry import Backend, ModelFile, registry
+
+PROBE = (
+    "def f(x: int) -> str:\n\treturn f'{x:>08.3f}' if x != 0 else None  # 12345 67.89e-10\r\n\n"
+    'for (int i = 0; i < n; ++i) { a[i] |= b[i] << 2; }\n    <div class="x">&nbsp;</div>   \n'
+    "The quick brown fox doesn't jump; it's naïve, coöperative, straße, Ελληνικά, кириллица, "
+    "עברית, العربية, हिन्दी, ไทย, 中文字符, 日本語のテキスト, 한국어. ½ ≤ ∑ ∞ → €100 😀👩‍👩‍👧‍👦🇪🇺 \u200b\u00a0 end"
+)
+"""Text that two vocabularies must cut into the same token ids: code, scripts, digits, white space, emoji."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """A draft model and the model it drafts for, over one vocabulary."""
+
+    name: str
+    slm: LanguageModel
+    llm: LanguageModel
+
+    def provenance(self) -> dict[str, Any]:
+        """Name, and what makes each model's logits reproducible."""
+        return {"name": self.name, "slm": self.slm.provenance(), "llm": self.llm.provenance()}
+
+    def close(self) -> None:
+        """Free both models."""
+        self.slm.close()
+        self.llm.close()
+
+
+def load_pair(
+    name: str | None = None,
+    *,
+    slm: str | None = None,
+    llm: str | None = None,
+    backend: str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    lanes: int = 1,
+    context_length: int = 2048,
+    threads: int | None = None,
+) -> Pair:
+    """Load both models of a pair and check that they share a vocabulary.
+
+    Args:
+        name: a pair of the registry; the default one where neither it nor `slm` and `llm` are given.
+        slm: hub id, folder or GGUF file of the small model, instead of `name` and together with `llm`.
+        llm: the same for the large model.
+        backend: "llama.cpp" (GGUF files only) or "transformers"; None for the registered one, or llama.cpp for a GGUF
+            file and transformers for anything else.
+        device: "auto", "cpu", or a GPU such as "cuda".
+        dtype: of weights and caches in transformers; llama.cpp takes the file's.
+        lanes: sequences per model.
+        context_length: tokens per lane.
+        threads: CPU threads; None for all processors.
+
+    Returns:
+        The pair, with empty lanes.
+
+    Raises:
+        InputError: unknown or contradictory names, files that were not fetched or do not load, two vocabularies.
+        RunError: no memory.
+    """
+    if lanes < 1 or context_length < 1:
+        raise InputError(f"lanes {lanes} and context_length {context_length} must be at least 1")
+    if backend is not None and backend not in list(Backend):
+        raise unknown_name("--backend", backend, list(Backend))
+    options = _Options(device=device, dtype=dtype, lanes=lanes, context_length=context_length, threads=threads)
+    if slm is None and llm is None:
+        pair_name, sources = _registered(name, backend)
+    elif name is not None:
+        raise InputError(f"--pair {name!r} cannot be combined with --slm and --llm; give one or the other")
+    elif slm is None or llm is None:
+        raise InputError(f"{'--slm' if slm is None else '--llm'} is missing; --slm and --llm go together")
+    else:
+        pair_name = f"{Path(slm).name}+{Path(llm).name}"
+        sources = [(source, _backend_of(source, backend)) for source in (slm, llm)]
+    small = _load(*sources[0], options)
+    try:
+        large = _load(*sources[1], options)
+        try:
+            check_vocabularies(small, large)
+        except InputError:
+            large.close()
+            raise
+    except Exception:
+        small.close()
+        raise
+    return Pair(name=pair_name, slm=small, llm=large)
+
+
+def check_vocabularies(slm: LanguageModel, llm: LanguageModel) -> None:
+    """Raise InputError unless both models have one vocabulary: its size, and the tokens of `PROBE` id by id.
+
+    Sizes that differ by padding only are refused too: entries that one model lacks have no probability to compare.
+    """
+    if slm.vocab_size != llm.vocab_size:
+        raise InputError(
+            f"--slm has a vocabulary of {slm.vocab_size} tokens and --llm one of {llm.vocab_size}; they must agree"
+        )
+    pairs = zip_longest(slm.tokenize(PROBE), llm.tokenize(PROBE))
+    for position, (ours, theirs) in enumerate(pairs):
+        if ours != theirs:
+            raise InputError(
+                f"--slm and --llm have different vocabularies: token {position} of the probe text is "
+                f"{_told(slm, ours)} and {_told(llm, theirs)}"
+            )
+
+
+def missing_files(name: str | None) -> list[ModelFile]:
+    """Files of a registered pair that are not in the cache folder with their size."""
+    folder = cache_dir()
+    files = registry().files_of(registry().pair(name)).values()
+    return [file for file in files if not _has_size(folder / file.name, file.size)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Options:
+    device: str
+    dtype: str
+    lanes: int
+    context_length: int
+    threads: int | None
+
+
+def _registered(name: str | None, backend: str | None) -> tuple[str, list[tuple[str, Backend]]]:
+    """Name, sources and backends of a registered pair; its files are verified."""
+    entry = registry().pair(name)
+    if missing_files(name):
+        raise InputError(
+            f"--pair {entry.name!r} is not in {cache_dir()}; get it with: cuhlm-opt pairs fetch {entry.name}"
+        )
+    chosen = Backend(backend) if backend else entry.backend
+    if chosen is not entry.backend and (entry.backend, chosen) != (Backend.LLAMA_CPP, Backend.TRANSFORMERS):
+        raise InputError(f"--backend {backend!r} cannot load --pair {entry.name!r}; it needs {str(entry.backend)!r}")
+    sources = {"slm": entry.slm, "llm": entry.llm}
+    for role, file in registry().files_of(entry).items():
+        path = cache_dir() / file.name
+        verify_file(path, size=file.size, sha256=None if file.derived else file.sha256)
+        sources[role] = str(path)
+    return entry.name, [(sources["slm"], chosen), (sources["llm"], chosen)]
+
+
+def _backend_of(source: str, backend: str | None) -> Backend:
+    is_gguf = source.lower().endswith(".gguf")
+    if backend == Backend.TINY:
+        raise InputError(f"--backend 'tiny' cannot load {source!r}; give --pair tiny")
+    if backend == Backend.LLAMA_CPP and not is_gguf:
+        raise InputError(f"--backend 'llama.cpp' cannot load {source!r}; give a .gguf file")
+    return Backend(backend) if backend else Backend.LLAMA_CPP if is_gguf else Backend.TRANSFORMERS
+
+
+def _load(source: str, backend: Backend, options: _Options) -> LanguageModel:
+    if backend is Backend.TINY:
+        from cuhlm_opt.models.tiny import Role, TinyModel
+
+        return TinyModel(Role(source), lanes=options.lanes, context_length=options.context_length)
+    if backend is Backend.LLAMA_CPP:
+        from cuhlm_opt.models.llamacpp import LlamaCppModel, gpu_layers
+
+        return LlamaCppModel(
+            source,
+            lanes=options.lanes,
+            context_length=options.context_length,
+            threads=options.threads,
+            gpu_layers=gpu_layers(options.device),
+        )
+    from cuhlm_opt.models.huggingface import TransformersModel
+
+    return TransformersModel(
+        source,
+        lanes=options.lanes,
+        context_length=options.context_length,
+        device=options.device,
+        dtype=options.dtype,
+        threads=options.threads,
+    )
+
+
+def _told(model: LanguageModel, token: int | None) -> str:
+    return "missing" if token is None else f"{token} ({model.detokenize([token])!r})"
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size

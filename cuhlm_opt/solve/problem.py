@@ -1,0 +1,112 @@
+"""What is to be solved: one domain's evidence, one link, one bias budget, one policy."""
+
+from dataclasses import dataclass
+
+from cuhlm_opt.artefacts import Calibration, DomainFit, SignalFit, Times
+from cuhlm_opt.channel import AwgnChannel
+from cuhlm_opt.errors import InputError, unknown_name
+from cuhlm_opt.latency import Accounting, ComputeTimes
+from cuhlm_opt.modes import Distortion
+from cuhlm_opt.payload import Format
+from cuhlm_opt.solve.joint import Objective
+from cuhlm_opt.solve.threshold import Gate, Policy, Signal, published_threshold
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Inputs of every mode, validated."""
+
+    calibration: Calibration
+    fit: DomainFit
+    signal: Signal
+    gate: Gate | None
+    """The skipping rule on the records; None for a calibration without records."""
+    times: Times | None
+    channel: AwgnChannel
+    budget: float
+    """Largest TV per token against the LLM's law, in [0, 1]."""
+    policy: Policy
+    distortion: Distortion
+    theta: float | None
+    """Truncation tolerance; None takes what the budget leaves (bound) or 0.1 (surrogate)."""
+    b_prob: int
+    law_format: Format
+    accounting: Accounting
+    answer_tokens: int
+
+    @property
+    def line(self) -> SignalFit:
+        """Fitted line of the signal."""
+        return self.fit.signals[self.signal]
+
+    @property
+    def compute_times(self) -> ComputeTimes | None:
+        """The times as the latency model reads them."""
+        if self.times is None:
+            return None
+        return ComputeTimes(slm_s=self.times.slm_s, gate_s=self.times.gate_s, llm_pass_s=self.times.llm_pass_s)
+
+    @property
+    def computed_threshold(self) -> float | None:
+        """What a published policy's formula gives, judged or not; None for `budget`, or where it has no value."""
+        return None if self.policy is Policy.BUDGET else published_threshold(self.line, self.policy)
+
+    @property
+    def degenerate(self) -> bool:
+        """Whether a published policy gives no threshold in [0, 1]."""
+        computed = self.computed_threshold
+        return self.policy is not Policy.BUDGET and (computed is None or not 0 <= computed <= 1)
+
+    @property
+    def objective(self) -> Objective:
+        """What a shared budget is shared for."""
+        return Objective(
+            times=self.compute_times,
+            channel=self.channel,
+            accounting=self.accounting,
+            b_prob=self.b_prob,
+            vocab_size=self.calibration.vocab_size,
+        )
+
+
+def choose_signal(fit: DomainFit, signal: str | None) -> Signal:
+    """The signal asked for; None takes `u_bar`, or the one that was fitted.
+
+    Raises:
+        InputError: the calibration has no line for it.
+    """
+    fitted = [name for name in Signal if name in fit.signals]
+    if signal is None and fitted:
+        return fitted[0]
+    if signal not in fitted:
+        raise unknown_name("--signal", str(signal), fitted)
+    return Signal(signal)
+
+
+def effective_times(
+    measured: Times | None, slm_s: float | None, gate_s: float | None, llm_s: float | None
+) -> Times | None:
+    """Measured times with overrides; None where the SLM's or the LLM's time is neither measured nor given.
+
+    An LLM time given for one token scales the measured passes over n tokens alike; without measured passes every pass
+    takes it. A gate time that is neither measured nor given is 0.
+
+    Raises:
+        InputError: a time is not finite, or not positive (the gate's may be 0).
+    """
+    for name, value in (("--slm-time", slm_s), ("--llm-time", llm_s), ("--gate-time", gate_s)):
+        if value is not None and not (0 < value < float("inf") or (name == "--gate-time" and value == 0)):
+            raise InputError(f"{name} {value!r} s is not allowed; give a finite time > 0 (the gate's may be 0)")
+    if measured is None:
+        if slm_s is None or llm_s is None:
+            return None
+        return Times(slm_s=slm_s, gate_s=gate_s or 0.0, llm_pass_s={1: llm_s})
+    passes = measured.llm_pass_s
+    if llm_s is not None:
+        scale = llm_s / passes[min(passes)]
+        passes = {n: scale * seconds for n, seconds in passes.items()}
+    return Times(
+        slm_s=measured.slm_s if slm_s is None else slm_s,
+        gate_s=measured.gate_s if gate_s is None else gate_s,
+        llm_pass_s=passes,
+    )

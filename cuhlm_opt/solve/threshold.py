@@ -1,0 +1,199 @@
+"""Which drafts to keep: what a threshold on the uncertainty costs and saves, and the largest one within a bias.
+
+[N, THEORY 6.1] At a context, skip(t) = sum_v 1[u_bar_v <= t] x_v and risk(t) = sum_v 1[u_bar_v <= t] (x_v - y_v)+: the
+average over drafts is a sum over the few skippable tokens, all of which are recorded for t < `T_LIMIT`. At t = 1 every
+draft is kept and the risk is TV(x, y). Between the two, and for the sampled signal `u_mc`, the recorded draft stands for
+all: 1[u_d <= t] beta_d, unbiased but noisier.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cuhlm_opt.artefacts import SignalFit
+from cuhlm_opt.records import T_LIMIT, TOP, Records
+
+_Floats = NDArray[np.float64]
+
+_RESAMPLES = 200
+_SEED = 0
+
+
+class Policy(StrEnum):
+    """How the threshold is chosen."""
+
+    RISK_AVERSE = "risk-averse"
+    """-b/a, where the fitted line crosses zero rejection [P2, THEORY 2.4]."""
+    RISK_PRONE = "risk-prone"
+    """(Delta - b)/a [P2, THEORY 2.4]."""
+    BUDGET = "budget"
+    """The largest threshold whose recorded bias is within the budget, plug-in [N, THEORY 6.1]."""
+
+
+class Signal(StrEnum):
+    """What the device measures about its draft, in [0, 1]."""
+
+    U_BAR = "u_bar"
+    """The integral over temperatures, a function of the logits and the draft [N, THEORY 4.2]."""
+    U_MC = "u_mc"
+    """The sampled uncertainty [P]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipping:
+    """One threshold, position by position; all arrays of shape (n,)."""
+
+    skip: _Floats
+    """Probability that the draft is kept."""
+    risk: _Floats
+    """E_{d~x}[s_d beta_d], exactly the bias under exact verification [N, THEORY 4.3]."""
+    query: _Floats | None
+    """Bias of `query`, 1/2 sum_v |s_v x_v - S y_v| [N, THEORY 3]; None where the records do not determine it."""
+    kept: _Floats | None
+    """Number of skippable tokens of positive probability, the entries of a `coarse` upload; None likewise."""
+
+    @property
+    def skip_rate(self) -> float:
+        """Mean over positions of the probability to keep the draft."""
+        return float(np.mean(self.skip))
+
+    def mean_over_asking(self, values: _Floats) -> float:
+        """Mean of a per-position figure over the tokens that ask; 0 where none does."""
+        asking = 1.0 - self.skip
+        total = float(asking.sum())
+        return float(asking @ values) / total if total > 0 else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """Means over positions as right-continuous step functions of the threshold, 0 below the first level."""
+
+    levels: _Floats
+    """(m,) increasing; the last is 1."""
+    skip_rate: _Floats
+    risk: _Floats
+    query: _Floats | None
+
+    def skip_within(self, limits: _Floats) -> _Floats:
+        """Skip rate at the largest threshold whose risk is at most each of `limits`."""
+        at = np.searchsorted(self.risk, limits, side="right")
+        return np.concatenate([[0.0], self.skip_rate])[at]
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The skipping rule `keep the draft iff its signal is at most t`, on the records of one domain."""
+
+    records: Records
+    signal: Signal
+
+    def at(self, threshold: float | None) -> Skipping:
+        """What the gate does at `threshold`; None never skips."""
+        records, n = self.records, self.records.n_tokens
+        if threshold is None:
+            return Skipping(skip=np.zeros(n), risk=np.zeros(n), query=np.zeros(n), kept=np.zeros(n))
+        if self.signal is Signal.U_BAR and threshold >= 1:
+            return Skipping(skip=np.ones(n), risk=records.tv, query=records.tv, kept=np.zeros(n))
+        if self.signal is Signal.U_MC or threshold >= T_LIMIT:
+            u = records.u_mc if self.signal is Signal.U_MC else records.u_bar
+            skip = (u <= threshold).astype(np.float64)
+            return Skipping(skip=skip, risk=skip * records.beta, query=None, kept=None)
+        skippable = (records.top_u_bar <= threshold) & (records.top_x > 0)
+        x, y = np.where(skippable, records.top_x, 0.0), np.where(skippable, records.top_y, 0.0)
+        skip = np.minimum(x.sum(axis=1), 1.0)
+        outside = np.maximum(1.0 - y.sum(axis=1), 0.0)
+        return Skipping(
+            skip=skip,
+            risk=np.maximum(x - y, 0.0).sum(axis=1),
+            query=0.5 * (np.abs(x - skip[:, None] * y).sum(axis=1) + skip * outside),
+            kept=skippable.sum(axis=1).astype(np.float64),
+        )
+
+    def is_exact_at(self, threshold: float | None) -> bool:
+        """Whether `at(threshold)` averages over all drafts, not over the recorded one."""
+        return threshold is None or (self.signal is Signal.U_BAR and (threshold < T_LIMIT or threshold >= 1))
+
+    @cached_property
+    def curve(self) -> Curve:
+        """Skip rate, risk and query bias at every level of the signal."""
+        return _curve_u_bar(self.records) if self.signal is Signal.U_BAR else _curve_u_mc(self.records)
+
+    def largest_within(self, limit: float) -> float | None:
+        """Largest level t of the signal with mean risk(t) <= limit; None where even the first level exceeds it."""
+        return self._largest(self.curve.risk, limit, "risk")
+
+    def largest_query_within(self, limit: float) -> float | None:
+        """Largest level t whose mean `query` bias is at most `limit`; that bias need not be monotone in t."""
+        return None if self.curve.query is None else self._largest(self.curve.query, limit, "query")
+
+    def _largest(self, values: _Floats, limit: float, name: str) -> float | None:
+        # The curve is a running sum: rounding may have moved it across the limit, so the direct mean has the last word.
+        for index in np.flatnonzero(values <= limit * (1 + 1e-9))[::-1]:
+            level = float(self.curve.levels[index])
+            if np.mean(getattr(self.at(level), name)) <= limit:
+                return level
+        return None
+
+    def skip_rate_interval(self, threshold: float | None, coverage: float = 0.95) -> tuple[float, float] | None:
+        """Bootstrap interval of the skip rate at a fixed threshold, prompts resampled; None for a single prompt."""
+        n = self.records.n_prompts
+        if n < 2:
+            return None
+        skipped = np.bincount(self.records.prompt, weights=self.at(threshold).skip)
+        tokens = np.bincount(self.records.prompt)
+        weights = np.random.default_rng(_SEED).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
+        low, high = np.quantile((weights @ skipped) / (weights @ tokens), [(1 - coverage) / 2, (1 + coverage) / 2])
+        return float(low), float(high)
+
+
+def published_threshold(line: SignalFit, policy: Policy) -> float | None:
+    """Threshold of a published policy, as its formula gave it [P2, THEORY 2.4]; None where the fit has none (a <= 0)."""
+    value = line.risk_averse if policy is Policy.RISK_AVERSE else line.risk_prone
+    return None if value is None or not np.isfinite(value) else value
+
+
+def _curve_u_bar(records: Records) -> Curve:
+    """Add the tokens of each position in the order of u_bar, then merge the steps of all positions.
+
+    Tied tokens are added one by one: within a tie the running values are wrong, and only its end is kept.
+    """
+    order = np.argsort(records.top_u_bar, axis=1, kind="stable")
+    levels, x, y = (
+        np.take_along_axis(values, order, axis=1) for values in (records.top_u_bar, records.top_x, records.top_y)
+    )
+    skip = np.minimum(np.cumsum(x, axis=1), 1.0)
+    risk = np.cumsum(np.maximum(x - y, 0.0), axis=1)
+    query = 0.5 * skip * np.maximum(1.0 - np.cumsum(y, axis=1), 0.0)
+    for first in range(TOP):  # |x_v - S y_v| of token `first`, for every set that contains it
+        query[:, first:] += 0.5 * np.abs(x[:, first, None] - skip[:, first:] * y[:, first, None])
+    recorded = levels < T_LIMIT
+    ends, merged = _merge(
+        levels[recorded], [np.diff(values, axis=1, prepend=0.0)[recorded] for values in (skip, risk, query)]
+    )
+    skip_rate, mean_risk, mean_query = (values / records.n_tokens for values in merged)
+    mean_tv = float(np.mean(records.tv))
+    return Curve(
+        levels=np.append(ends, 1.0),
+        skip_rate=np.append(skip_rate, 1.0),
+        risk=np.append(mean_risk, mean_tv),
+        query=np.append(mean_query, mean_tv),
+    )
+
+
+def _curve_u_mc(records: Records) -> Curve:
+    """Levels of the recorded draft, and t = 1."""
+    levels, (count, risk) = _merge(records.u_mc, [np.ones(records.n_tokens), records.beta])
+    if levels[-1] < 1:
+        levels, count, risk = np.append(levels, 1.0), np.append(count, count[-1]), np.append(risk, risk[-1])
+    return Curve(levels=levels, skip_rate=count / records.n_tokens, risk=risk / records.n_tokens, query=None)
+
+
+def _merge(levels: _Floats, steps: list[_Floats]) -> tuple[_Floats, list[_Floats]]:
+    """Distinct levels in order, and the sum of each kind of step up to and including each level."""
+    order = np.argsort(levels, kind="stable")
+    ordered = levels[order]
+    last = np.flatnonzero(np.diff(ordered, append=np.inf) > 0)
+    return ordered[last], [np.cumsum(step[order])[last] for step in steps]

@@ -1,0 +1,220 @@
+"""The device's side: what is skipped, what is sent, what it costs; nothing more is computed than the mode needs."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from decode_fakes import operating_point
+from numpy.typing import NDArray
+
+from cuhlm_opt.decode import policy
+from cuhlm_opt.decode.policy import Decision, Device, Draft
+from cuhlm_opt.distributions import softmax
+from cuhlm_opt.errors import InputError
+from cuhlm_opt.modes import Distortion
+from cuhlm_opt.payload import Format
+from cuhlm_opt.truncation import smallest_size
+from cuhlm_opt.uncertainty import mean_uncertainty
+from cuhlm_opt.verification import CoarseProposal, Proposal, Query
+
+SKIPPABLE = np.array([3.0, 0.0, -1.0, 0.5, -2.0], dtype=np.float32)  # u_bar of the argmax is below 0.49
+UNSURE = np.array([0.3, 0.2, 0.1, 0.0, 0.25], dtype=np.float32)
+INDEX_BITS = 3
+
+
+def device(mode: str, seed: int = 0, **changes: Any) -> Device:
+    return Device(operating_point(mode, **changes), np.random.default_rng(seed))
+
+
+def draft_of(token: int, logits: NDArray[np.float32] = SKIPPABLE) -> Draft:
+    return Draft(token=token, law=softmax(logits), logits=logits)
+
+
+def decide(mode: str, token: int, logits: NDArray[np.float32] = SKIPPABLE, **changes: Any) -> Decision:
+    return device(mode, **changes).decide(draft_of(token, logits))
+
+
+def test_the_draft_follows_temperature_and_top_p() -> None:
+    drafter = device("hlm", temperature=0.7, top_p=0.6)
+    drafts = [drafter.draw(UNSURE) for _ in range(50)]
+    np.testing.assert_array_equal(drafts[0].law, softmax(UNSURE, 0.7, 0.6))
+    assert {draft.token for draft in drafts} <= set(np.flatnonzero(drafts[0].law))
+    assert device("u-hlm", temperature=0.0).draw(UNSURE).token == 0
+
+
+def test_exact_drafts_from_the_truncated_law() -> None:
+    law = device("exact", k=1).draw(SKIPPABLE).law
+    x = softmax(SKIPPABLE)
+    np.testing.assert_allclose(law, [x[0], *[(1 - x[0]) / 4] * 4])
+
+
+@pytest.mark.parametrize("mode", ["u-hlm", "cu-hlm-offline", "cu-hlm-online", "query", "coarse"])
+def test_below_one_half_only_the_argmax_is_kept(mode: str) -> None:
+    assert decide(mode, 0).upload is None
+    assert decide(mode, 3).upload is not None
+    assert decide(mode, 0, UNSURE).upload is not None
+
+
+def test_u_bar_is_not_computed_for_a_draft_that_cannot_be_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[int]] = []
+
+    def counting(logits: NDArray[np.float32], tokens: NDArray[np.intp], *rest: Any) -> NDArray[np.float64]:
+        asked.append(tokens.tolist())
+        return mean_uncertainty(logits, tokens, *rest)
+
+    monkeypatch.setattr(policy, "mean_uncertainty", counting)
+    assert decide("u-hlm", 3).u is None
+    assert not asked
+    assert decide("u-hlm", 0).u == pytest.approx(mean_uncertainty(SKIPPABLE, np.array([0]))[0])
+    assert asked == [[0]]
+    assert decide("u-hlm", 2, u_threshold=1.0).upload is None
+    assert asked == [[0]], "everything is skipped at t = 1: nothing to compute"
+
+
+@pytest.mark.parametrize("threshold", [-0.2, 0.0, 0.3, 0.49, 0.5, 0.6, 2 / 3, 0.75, 0.9, 0.99])
+def test_the_gate_skips_exactly_the_tokens_within_the_threshold(threshold: float) -> None:
+    """The candidates are the floor(1/(1 - t)) largest logits; no other token passes [N, THEORY 4.2]."""
+    rng = np.random.default_rng(8)
+    for logits in [SKIPPABLE, UNSURE, *rng.normal(0, 2, (20, 5)).astype(np.float32)]:
+        u_bar = mean_uncertainty(logits, np.arange(5))
+        for mode in ("u-hlm", "coarse"):
+            kept = [decide(mode, token, logits, u_threshold=threshold).upload is None for token in range(5)]
+            assert kept == (u_bar <= threshold).tolist()
+
+
+def test_the_coarse_message_is_the_same_whatever_the_draft() -> None:
+    messages = [decide("coarse", token, u_threshold=0.9) for token in range(5)]
+    sent = [message for message in messages if message.upload is not None]
+    assert 0 < len(sent) < 5
+    for message in sent:
+        assert isinstance(message.upload, CoarseProposal)
+        assert message.upload.draft is None
+        np.testing.assert_array_equal(message.upload.kept, sent[0].upload.kept)  # type: ignore[union-attr]
+        np.testing.assert_array_equal(message.upload.masses, softmax(SKIPPABLE)[message.upload.kept])
+        assert message.payload_bits == len(message.upload.kept) * (8 + INDEX_BITS)
+
+
+def test_a_coarse_message_without_skippable_tokens_is_empty() -> None:
+    message = decide("coarse", 0, UNSURE)
+    assert isinstance(message.upload, CoarseProposal)
+    assert (len(message.upload.kept), message.payload_bits) == (0, 0)
+
+
+def test_coarse_leaves_out_tokens_that_top_p_forbids() -> None:
+    drafter = device("coarse", u_threshold=0.9, top_p=0.5)
+    message = drafter.decide(Draft(token=1, law=softmax(SKIPPABLE, 1.0, 0.5), logits=SKIPPABLE))
+    assert isinstance(message.upload, CoarseProposal)
+    assert message.upload.kept.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "bits", "entries"),
+    [
+        ("hlm", {}, 5 * (8 + INDEX_BITS), 5),
+        ("hlm", {"format": Format.DENSE}, 5 * 8, 5),
+        ("u-hlm", {"b_prob": 16}, 5 * (16 + INDEX_BITS), 5),
+        ("random", {"skip_rate": 0.0}, 5 * (8 + INDEX_BITS), 5),
+        ("cu-hlm-offline", {}, 2 * (8 + INDEX_BITS), 2),
+        ("cu-hlm-offline", {"k": 0}, 0, 0),
+        ("cu-hlm-offline", {"k": 99}, 5 * (8 + INDEX_BITS), 5),
+        ("exact", {"k": 3}, 3 * (8 + INDEX_BITS), 3),
+        ("query", {}, 0, 0),
+        ("coarse", {}, 8 + INDEX_BITS, 1),
+    ],
+)
+def test_payload_bits(mode: str, changes: dict[str, Any], bits: float, entries: int) -> None:
+    message = decide(mode, 3, **changes)
+    assert (message.payload_bits, message.entries) == (bits, entries)
+
+
+def test_full_uploads_carry_x_and_truncated_ones_the_rebuilt_law() -> None:
+    x = softmax(SKIPPABLE)
+    full, cut = decide("u-hlm", 2).upload, decide("cu-hlm-offline", 2).upload
+    assert isinstance(full, Proposal)
+    assert isinstance(cut, Proposal)
+    np.testing.assert_array_equal(full.law, x)
+    np.testing.assert_allclose(cut.law, [x[0], *[(1 - x[0] - x[3]) / 3] * 2, x[3], (1 - x[0] - x[3]) / 3])
+    assert full.tested == cut.tested == x[2], "the test uses the true x_d"
+    exact = device("exact", k=2).decide(Draft(token=2, law=cut.law, logits=SKIPPABLE)).upload
+    assert isinstance(exact, Proposal)
+    assert exact.tested == cut.law[2], "drafts of `exact` come from x_hat and are tested with it"
+    assert isinstance(decide("query", 2).upload, Query)
+
+
+def test_online_bound_depends_on_x_alone() -> None:
+    entries = {decide("cu-hlm-online", token, theta=0.05).entries for token in range(1, 5)}
+    assert entries == {smallest_size(softmax(SKIPPABLE), 0.05)}
+
+
+def test_online_surrogate_ends_at_the_vocabulary() -> None:
+    changes = {"distortion": Distortion.SURROGATE, "theta": 0.0}
+    assert decide("cu-hlm-online", 3, **changes).entries == 4, "four entries leave one, which holds the exact rest"
+    assert decide("cu-hlm-online", 3, **changes | {"theta": 1e3}).entries == 0
+    assert decide("cu-hlm-online", 3, signal="u_mc", **changes | {"theta": 0.3}).u is not None
+
+
+def test_none_never_skips_and_one_always_does() -> None:
+    for mode in ("u-hlm", "query", "cu-hlm-offline", "exact", "coarse"):
+        assert all(decide(mode, token, u_threshold=None).upload is not None for token in range(5))
+        assert all(decide(mode, token, u_threshold=1.0).upload is None for token in range(5))
+    assert decide("hlm", 0, u_threshold=1.0).upload is not None
+    assert decide("slm", 4, u_threshold=None).upload is None
+
+
+def test_random_skips_at_the_rate_of_the_point_whatever_the_draft() -> None:
+    coin = device("random", skip_rate=0.3)
+    skips = sum(coin.decide(draft_of(i % 5)).upload is None for i in range(4000))
+    assert abs(skips - 1200) < 4 * math.sqrt(4000 * 0.3 * 0.7)
+
+
+def test_sampled_signal_is_a_multiple_of_one_in_twenty() -> None:
+    gate = device("u-hlm", signal="u_mc", u_threshold=0.3)
+    decisions = [gate.decide(draft_of(0)) for _ in range(200)]
+    levels = [decision.u for decision in decisions if decision.u is not None]
+    assert len(levels) == 200
+    assert all(abs(20 * u - round(20 * u)) < 1e-9 for u in levels)
+    assert all((decision.upload is None) == (decision.u <= 0.3) for decision in decisions)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("mode", "changes", "named"),
+    [
+        ("cu-hlm-offline", {"k": None}, "k"),
+        ("exact", {"k": None}, "k"),
+        ("random", {"skip_rate": None}, "skip_rate"),
+        ("cu-hlm-online", {"theta": None}, "theta"),
+        ("cu-hlm-online", {"distortion": None}, "distortion"),
+        ("cu-hlm-online", {"distortion": Distortion.SURROGATE, "slope": None}, "slope"),
+        ("coarse", {"signal": "u_mc"}, "u_mc"),
+        ("u-hlm", {"signal": "u_baar"}, "u_bar"),
+    ],
+)
+def test_a_point_without_what_its_mode_needs_is_refused(mode: str, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(InputError, match=named):
+        device(mode, **changes)
+
+
+def test_the_watched_set_is_the_skippable_set() -> None:
+    for threshold in (0.49, 0.9):
+        drafter = device("u-hlm", u_threshold=threshold)
+        for token in range(5):
+            draft = draft_of(token)
+            watched = drafter.watch(draft, drafter.decide(draft))
+            assert watched is not None
+            wanted = np.flatnonzero(mean_uncertainty(SKIPPABLE, np.arange(5)) <= threshold)
+            assert sorted(watched.tokens) == wanted.tolist()
+            np.testing.assert_array_equal(watched.masses, draft.law[watched.tokens])
+
+
+def test_nothing_is_watched_where_the_set_is_random_or_large() -> None:
+    for mode, changes in (("random", {}), ("u-hlm", {"signal": "u_mc"})):
+        drafter = device(mode, **changes)  # type: ignore[arg-type]
+        assert drafter.watch(draft_of(3), drafter.decide(draft_of(3))) is None
+    wide = np.zeros(100, dtype=np.float32)
+    drafter = device("u-hlm", u_threshold=1.0)
+    assert drafter.watch(draft_of(3, wide), drafter.decide(draft_of(3, wide))) is None
+    hlm = device("hlm")
+    watched = hlm.watch(draft_of(3), hlm.decide(draft_of(3)))
+    assert watched is not None
+    assert len(watched.tokens) == 0
