@@ -138,7 +138,10 @@ class ModeRow(Artefact):
     bias_kind: Literal["exact", "bound", "none"]
     """`none`: no bound is known."""
     u_threshold: float | None = None
+    """Its own threshold; null never skips."""
     k: int | None = None
+    theta: float | None = None
+    """Its own truncation tolerance."""
     law: str
 
 

@@ -24,8 +24,8 @@ def skip_risk(x: Law, y: Law, skip: Law) -> float:
 def query_bias(x: Law, y: Law, skip: Law) -> float:
     """TV(output, y) of `query`: 1/2 sum_v |s_v x_v - S y_v|, S = sum s x [N, THEORY 3].
 
-    At least the skip risk where each s_v is 0 or 1, and equal to it for a coin that ignores the draft; a coin that reads
-    the draft can have less.
+    At least the skip risk where each s_v is 0 or 1, and equal to it for a coin that ignores the draft; a coin that
+    reads the draft can have less.
     """
     kept = skip * x
     return 0.5 * float(np.abs(kept - kept.sum(dtype=np.float64) * y).sum(dtype=np.float64))
@@ -63,7 +63,7 @@ def published_surrogate(
     """
     x_d, beta = np.asarray(draft_probability, dtype=np.float64), np.asarray(beta, dtype=np.float64)
     denominator = (1.0 - x_d) * np.logaddexp(0.0, -eta) / eta + x_d * np.logaddexp(0.0, -eta * beta) / eta
-    return 2.0 * np.asarray(tv_x_xhat, dtype=np.float64) / denominator
+    return np.asarray(2.0 * np.asarray(tv_x_xhat, dtype=np.float64) / denominator)
 
 
 def smallest_within(values: NDArray[np.floating], tolerance: float) -> NDArray[np.intp]:
@@ -74,4 +74,4 @@ def smallest_within(values: NDArray[np.floating], tolerance: float) -> NDArray[n
     """
     feasible = values <= tolerance
     feasible[..., -1] = True
-    return np.argmax(feasible, axis=-1)
+    return np.asarray(np.argmax(feasible, axis=-1))

@@ -16,7 +16,7 @@ class LinearFit:
 
     `a_se`, `b_se` are standard errors robust to heteroscedasticity and to dependence within a prompt (sandwich over
     prompts); nan where there is a single prompt. `r`, `r2` are per token; `r_binned`, `r2_binned` correlate the means
-    of equal-width bins of u, as the published figure does: larger as a rule, since averaging removes the scatter in beta.
+    of equal-width bins of u, as the published figure does: larger as a rule, since averaging removes scatter in beta.
     """
 
     a: float

@@ -25,10 +25,10 @@ def softmax(logits: Law, temperature: float = 1.0, top_p: float = 1.0) -> NDArra
         [0.5, 0.5]
     """
     if temperature == 0:
-        law = np.zeros(len(logits))
+        law: NDArray[np.float64] = np.zeros(len(logits))
         law[int(np.argmax(logits))] = 1.0
         return law
-    weights = np.exp((logits - logits.max()) / logits.dtype.type(temperature)).astype(np.float64)
+    weights: NDArray[np.float64] = np.exp((logits - logits.max()) / logits.dtype.type(temperature)).astype(np.float64)
     law = weights / weights.sum()
     if top_p < 1.0:
         order = np.argsort(-law, kind="stable")

@@ -29,6 +29,7 @@ class InfeasibleError(CuhlmError):
 def unknown_name(argument: str, name: str, known: Iterable[str]) -> InputError:
     """Build the error for a name that is not among `known`, near misses first."""
     names = sorted(known)
-    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    starting = [known_name for known_name in names if name and known_name.startswith(name)]
+    near = list(dict.fromkeys([*starting, *get_close_matches(name, names, n=3, cutoff=0.5)]))[:3]
     hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(names)}"
     return InputError(f"{argument} {name!r} is unknown; {hint}")

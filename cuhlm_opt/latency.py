@@ -56,10 +56,9 @@ class ComputeTimes:
         if skip_rate >= 1:
             return float("nan")
         longest = max(self.llm_pass_s)
-        n = np.arange(1, longest + 1)
-        within = (1 - skip_rate) * np.dot(skip_rate ** (n - 1.0), [self.llm_s(size) for size in n])
+        within = (1 - skip_rate) * sum(skip_rate ** (n - 1) * self.llm_s(n) for n in range(1, longest + 1))
         slope = self.llm_s(longest + 1) - self.llm_s(longest)  # beyond the largest size the time is linear in n
-        return float(within + skip_rate**longest * (self.llm_s(longest) + slope / (1 - skip_rate)))
+        return within + skip_rate**longest * (self.llm_s(longest) + slope / (1 - skip_rate))
 
 
 @dataclass(frozen=True, kw_only=True)

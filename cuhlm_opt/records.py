@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from cuhlm_opt.errors import InputError, RunError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION: Final = 1
 TOP = 8
 """Tokens kept in full per position: enough for skip(t) and risk(t) up to `T_LIMIT` [N, THEORY 4.2]."""
 T_LIMIT = 0.875

@@ -13,3 +13,13 @@ def calibration_dir() -> Path:
     """
     installed = _PACKAGE / "data" / "calibration"
     return installed if installed.is_dir() else _PACKAGE.parent / "calibration"
+
+
+def derivations_dir() -> Path:
+    """Folder of the derivations, one script per result.
+
+    >>> (derivations_dir() / "derivation.py").is_file()
+    True
+    """
+    installed = _PACKAGE / "data" / "derivations"
+    return installed if installed.is_dir() else _PACKAGE.parent / "derivations"

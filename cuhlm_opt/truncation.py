@@ -43,10 +43,10 @@ def reconstruct(kept: NDArray[np.integer], probabilities: Law, vocab_size: int) 
 
 
 def size_grid(vocab_size: int, per_octave: int = 8) -> NDArray[np.int64]:
-    """Truncation sizes at which profiles are kept: 0 to `per_octave`, then that many per octave, and |V|.
+    """Truncation sizes at which profiles are kept: 0 to `per_octave`, then at most that many per octave, and |V|.
 
     >>> size_grid(20, per_octave=4).tolist()
-    [0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 13, 16, 19, 20]
+    [0, 1, 2, 3, 4, 5, 6, 8, 9, 11, 13, 16, 19, 20]
     """
     octaves = math.log2(vocab_size)
     steps = 2.0 ** (np.arange(math.ceil(octaves * per_octave) + 1) / per_octave)

@@ -92,8 +92,8 @@ def mean_uncertainty(
         logits: shape (|V|,).
         tokens: token ids v, shape (n,).
         theta_max: largest perturbing temperature, > 0.
-        nodes: Gauss-Legendre nodes in sqrt(theta / theta_max), dense near 0, where near-ties make softmax(z/theta) steep:
-            32 keep the error below 1e-3, 128 below 1e-5, up to 10^5 tokens that nearly tie.
+        nodes: Gauss-Legendre nodes in sqrt(theta / theta_max), dense near 0, where near-ties make the integrand steep:
+            32 keep the error below 1e-3, 128 below 1e-5, with up to 10^5 tokens that nearly tie.
 
     Returns:
         u_bar of each token, shape (n,), in [0, 1].

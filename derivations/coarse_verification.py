@@ -1,14 +1,18 @@
 """Coarse verification: the skippable entries suffice, and nothing is lost [N, THEORY 5].
 
-K holds every token that may be skipped (s_v = 0 off K); the others are lumped into one symbol T of masses x(T), y(T). The
-speculative step runs on K and T with the draft mapped to its symbol; where the outcome is T, a token is drawn from y restricted to T.
-Proof. The draft's symbol has the law (x_K, x(T)), and T is never skipped, so by 4.3 on symbols the symbol of the output has
-    out_v - y_v of one sign at each symbol, and Σ (out - y)+ = Σ_K s_v (x_v - y_v)+.
-Within T the output is out(T) y_v / y(T), so out_v - y_v = (out(T) - y(T)) y_v / y(T) has one sign on T and sums to out(T) - y(T): spreading
-T changes no positive part. Hence TV(output, y) = Σ_K s_v (x_v - y_v)+ = E[s beta]. If y(T) = 0, T is neither accepted nor in
-the residual, so out(T) = 0 and the undefined law is never used. K may be empty: then the server draws from y.
-With masses decoded from fewer bits the same holds, with the decoded law for x, if the draft's symbol is drawn from it. (Grouping
-tokens before the accept test is known from blockwise variants of speculative decoding; the use for skipping is ours.)
+K holds every token that may be skipped (s_v = 0 off K); the others are lumped into one symbol T of masses x(T), y(T).
+The speculative step runs on K and T with the draft mapped to its symbol; where the outcome is T, a token is drawn
+from y restricted to T.
+
+Proof. The draft's symbol has the law (x_K, x(T)), and T is never skipped, so by 4.3 on symbols the law of the
+output's symbol has Σ (out - y)+ = Σ_K s_v (x_v - y_v)+.
+
+Within T the output is out(T) y_v / y(T), so out_v - y_v = (out(T) - y(T)) y_v / y(T) has one sign on T and sums to
+out(T) - y(T): spreading T changes no positive part. Hence TV(output, y) = Σ_K s_v (x_v - y_v)+ = E[s beta]. If y(T) =
+0, T is neither accepted nor in the residual, so out(T) = 0 and the undefined law is never used. K may be empty: then
+the server draws from y.
+
+With masses decoded from fewer bits the same holds, with the decoded law for x, if the draft's symbol is drawn from it.
 """
 
 from collections.abc import Collection
@@ -43,8 +47,8 @@ def derive() -> Derivation:
     return Derivation(
         name="coarse_verification",
         theory="5",
-        statement="with every skippable token in K and the others lumped into one symbol, redrawn from y restricted to them, "
-        "TV(output, y) = E_{d~x}[s_d beta_d], for any such K, even empty",
+        statement="with every skippable token in K and the others lumped into one symbol, redrawn from y restricted"
+        " to them, TV(output, y) = E_{d~x}[s_d beta_d], for any such K, even empty",
         latex=r"\{v : s_v > 0\} \subseteq K: \quad \mathrm{TV}(\mathrm{out}, y) = \sum_{v \in K} s_v (x_v - y_v)_+"
         r" = \mathbb{E}_{d \sim x}[s_d \beta_d]",
         source=Source.OWN,

@@ -1,19 +1,22 @@
 """Skipping and truncation together: TV(output, y) <= E[s beta] + TV(x, x_hat) [N, THEORY 4.5].
 
 Write g = (y - x_hat)+, R' = Σ g, R = TV(x, y).
-(A) The server tests and redraws with x_hat; a_v = min(1, y_v/x_hat_v), 0 where y_v = 0; ρ = Σ (1-s) x (1-a) is what is redrawn.
-    y = x_hat a + g, and out = s x + (1-s) x a + ρ g/R'.
-    Where y_v <= x_hat_v: g_v = 0, x_hat_v a_v = y_v, out - y = s (x - y) + (1-s)(x - x_hat) a.
-    Where y_v > x_hat_v: a_v = 1, out - y = (x - x_hat) + (ρ/R' - 1) g.
-    If ρ <= R', (out - y)+ <= s (x - y)+ + (x - x_hat)+ at every v, and summing gives the bound. If ρ > R', then
-    (y - out)+ <= (x_hat - x)+ at every v: on the second set by the sign of the last term, on the first because there
-    s (y - x) <= s (x_hat - x) and s + (1-s) a lies in [0, 1]; summing gives TV(output, y) <= TV(x, x_hat).
-    If R' = 0, x_hat = y and the redraw is from y, which adds ρ y_v >= 0: (y - out)+ <= (x_hat - x)+ again.
-(B) The server tests with the true x_d and redraws with x_hat; ρ = E[(1-s) beta] <= R is what is redrawn. The output differs from that
-    of exact verification by ρ (norm(y-x_hat)+ - norm(y-x)+) alone, so by the identity of 4.3, the triangle inequality and the
-    lemma of 4.4, TV(output, y) <= E[s beta] + TV(x, x_hat) ρ / max(R, R'), which is at most the bound of (A).
-Neither second term may be replaced by (1 - S) TV(x, x_hat), 1 - S = Σ (1-s) x the share that is transmitted, when s depends on
-the draft: random laws give counterexamples.
+
+(A) The server tests and redraws with x_hat. Let a_v = min(1, y_v/x_hat_v), and 0 where y_v = 0; ρ = Σ (1-s) x (1-a) is
+the mass that is redrawn. Then y = x_hat a + g and out = s x + (1-s) x a + ρ g/R'.
+    Where y_v <= x_hat_v: g_v = 0 and x_hat_v a_v = y_v, so out - y = s (x - y) + (1-s)(x - x_hat) a.
+    Where y_v > x_hat_v: a_v = 1, so out - y = (x - x_hat) + (ρ/R' - 1) g.
+If ρ <= R', then (out - y)+ <= s (x - y)+ + (x - x_hat)+ at every v, and summing gives the bound.
+If ρ > R', then (y - out)+ <= (x_hat - x)+ at every v: on the second set by the sign of the last term, on the first
+because there s (y - x) <= s (x_hat - x) and s + (1-s) a lies in [0, 1]. Summing gives TV(output, y) <= TV(x, x_hat).
+If R' = 0, then x_hat = y and the redraw is from y, which adds ρ y_v >= 0: (y - out)+ <= (x_hat - x)+ again.
+
+(B) The server tests with the true x_d and redraws with x_hat; ρ = E[(1-s) beta] <= R is redrawn. The output differs
+from that of exact verification by ρ (norm(y-x_hat)+ - norm(y-x)+) alone. By the identity of 4.3, the triangle
+inequality and the lemma of 4.4, TV(output, y) <= E[s beta] + TV(x, x_hat) ρ / max(R, R'), at most the bound of (A).
+
+Neither second term may be replaced by (1 - S) TV(x, x_hat), 1 - S = Σ (1-s) x the share that is transmitted, when s
+depends on the draft: random laws give counterexamples.
 """
 
 import sympy as sp
@@ -39,8 +42,9 @@ def derive() -> Derivation:
     return Derivation(
         name="combined_bound",
         theory="4.5",
-        statement="TV(output, y) <= E[s beta] + TV(x, x_hat); when drafts are tested with the true x_d, <= E[s beta] + "
-        "TV(x, x_hat) E[(1-s) beta] / max(R, R'); scaling by the transmitted mass is false when s depends on d",
+        statement="TV(output, y) <= E[s beta] + TV(x, x_hat); when drafts are tested with the true x_d, <= E[s "
+        "beta] + TV(x, x_hat) E[(1-s) beta] / max(R, R'); scaling by the transmitted mass is false when s"
+        " depends on d",
         latex=r"\mathrm{TV}(\mathrm{out}, y) \le \mathbb{E}[s \beta] + \mathrm{TV}(x, \hat x)",
         source=Source.OWN,
         assumptions=("x_hat is a law fixed before d is drawn", "s_d is a function of x and d, or such a coin"),

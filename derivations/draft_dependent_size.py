@@ -1,20 +1,24 @@
 """Truncation sizes that depend on the draft, k = k(d): what bounds the output and what does not [N, THEORY 3].
 
-Let x_hat^d be what is rebuilt from the k(d) entries sent for draft d, R = TV(x, y), R'_d = TV(x_hat^d, y), f = (y - x)+.
-Test with the true x_d, redraw with x_hat^d. The output differs from that of exact verification by
+Let x_hat^d be what is rebuilt from the k(d) entries sent for draft d, R = TV(x, y), R'_d = TV(x_hat^d, y), f = (y -
+x)+. Test with the true x_d, redraw with x_hat^d. The output differs from that of exact verification by
     Σ_d r_d (norm(y - x_hat^d)+ - f/R), r_d = (1 - s_d)(x_d - y_d)+,
 so by 4.3, convexity of TV and the lemma of 4.4
-    TV(output, y) <= E[s beta] + Σ_d r_d TV(x, x_hat^d) / max(R, R'_d) <= E[s beta] + max_d TV(x, x_hat^d), as Σ_d r_d <= R.
-The mean E_{d~x}[TV(x, x_hat^d)] is no bound: x = (1/2, 1/2, 0), y = (1/2, 0, 1/2), k = (3, 0, 1) has TV(output, y) = 1/4 and mean
-1/6, since the drafts that are rejected may be those with small k.
-When the server runs the whole step with x_hat^d, not even the largest of the distances is a bound: x = (2/3, 1/3, 0),
-y = (3/10, 1/5, 1/2), k = (0, 1, 0) has TV(output, y) = 13/30 > 1/3.
+    TV(output, y) <= E[s beta] + Σ_d r_d TV(x, x_hat^d) / max(R, R'_d) <= E[s beta] + max_d TV(x, x_hat^d),
+the last as Σ_d r_d <= R.
+
+The mean E_{d~x}[TV(x, x_hat^d)] is no bound: x = (1/2, 1/2, 0), y = (1/2, 0, 1/2), k = (3, 0, 1) has TV(output, y) =
+1/4 and mean 1/6, since the drafts that are rejected may be those with small k.
+
+When the server runs the whole step with x_hat^d, not even the largest of the distances is a bound:
+x = (2/3, 1/3, 0), y = (3/10, 1/5, 1/2), k = (0, 1, 0) has TV(output, y) = 13/30 > 1/3.
 """
 
 from collections.abc import Sequence
 from fractions import Fraction
 from random import Random
 
+import sympy as sp
 from derivation import Derivation, Source, show
 from everywhere import named
 from laws import (
@@ -31,9 +35,12 @@ from laws import (
 )
 
 CASES = 600
-X, Y, S = named("x y s")
-RESULT = skip_risk(X, Y, [1 - s for s in S])
-"""Σ_d r_d for |V| = 3: the weight that the truncation distances carry, before the division by max(R, R'_d)."""
+X, Y, S, APART, R_HAT = named("x y s t r")
+RESULT = skip_risk(X, Y, S) + sum(
+    (1 - s) * positive_part(x - y) * t / sp.Max(total_variation(X, Y), r, evaluate=False)
+    for x, y, s, t, r in zip(X, Y, S, APART, R_HAT, strict=True)
+)
+"""The bound for |V| = 3, with t_d = TV(x, x_hat^d) and r_d = R'_d."""
 
 
 def rebuilt_for_each(x: Masses, sizes: Sequence[int]) -> list[list[Number]]:
@@ -65,9 +72,9 @@ def derive() -> Derivation:
     return Derivation(
         name="draft_dependent_size",
         theory="3",
-        statement="with k = k(d) and a test with the true x_d: TV(output, y) <= E[s beta] + sum_d (1-s_d)(x_d-y_d)+ "
-        "TV(x, x_hat^d)/max(R, R'_d) <= E[s beta] + max_d TV(x, x_hat^d); the mean of TV(x, x_hat^d) is no bound, and no such "
-        "bound holds when the whole step uses x_hat^d",
+        statement="with k = k(d) and a test with the true x_d: TV(output, y) <= E[s beta] + sum_d (1-s_d)(x_d-y_d)+"
+        " TV(x, x_hat^d)/max(R, R'_d) <= E[s beta] + max_d TV(x, x_hat^d); the mean of TV(x, x_hat^d) is "
+        "no bound, and no such bound holds when the whole step uses x_hat^d",
         latex=r"\mathrm{TV}(\mathrm{out}, y) \le \mathbb{E}[s\beta] + \sum_d (1 - s_d)(x_d - y_d)_+"
         r"\frac{\mathrm{TV}(x, \hat x^d)}{\max(R, R'_d)} \le \mathbb{E}[s\beta] + \max_d \mathrm{TV}(x, \hat x^d)",
         source=Source.OWN,

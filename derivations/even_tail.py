@@ -1,7 +1,8 @@
 """The even tail is the best constant tail; the k largest entries are not always the best kept set [N, THEORY 4.6].
 
-Proof. Let A be the kept set, m the mean of x over its n tail tokens, and x' any law that is a constant c on the tail, with
-whatever entries on A. The two laws have equal totals, so the entries on A differ by at least |Σ_A (x_i - x'_i)| = n |c - m|, and
+Proof. Let A be the kept set, m the mean of x over its n tail tokens, and x' any law that is a constant c on the tail,
+with whatever entries on A. The two laws have equal totals, so the entries on A differ by at least |Σ_A (x_i - x'_i)|
+= n |c - m|, and
     TV(x, x') >= 1/2 (n |c - m| + Σ_tail |x_i - c|) >= 1/2 Σ_tail |x_i - m| = TV(x, x_hat).
 With x = (.33, .33, .33, .01) and k = 1, keeping the smallest entry costs nothing, keeping a largest one 16/75.
 """
@@ -14,7 +15,7 @@ import sympy as sp
 from derivation import Derivation, Source, show
 from everywhere import METHOD, RANDOM_CASES
 from laws import Masses, positive_part, random_law, total_variation, truncated
-from orderings import Region, Undecided, orderings, sign
+from orderings import Region, UndecidedError, orderings, sign
 
 X = sp.symbols("x1:4", nonnegative=True)
 RESULT = sum(positive_part(x - (X[1] + X[2]) / 2) for x in X[1:])
@@ -29,9 +30,10 @@ def derive() -> Derivation:
     return Derivation(
         name="even_tail",
         theory="4.6",
-        statement="among all laws that are constant off the kept set, x_hat (kept entries exact, even tail) is nearest to x in TV; "
-        "the k largest entries are not always the best kept set: (.33, .33, .33, .01), k = 1",
-        latex=r"\mathrm{TV}(x, \hat x) = \min \bigl\{ \mathrm{TV}(x, x') : x' \text{ constant off the kept set} \bigr\}",
+        statement="among all laws that are constant off the kept set, x_hat (kept entries exact, even tail) is "
+        "nearest to x in TV; the k largest entries are not always the best kept set: (.33, .33, .33, "
+        ".01), k = 1",
+        latex=r"\mathrm{TV}(x, \hat x) = \min \{ \mathrm{TV}(x, x') : x' \text{ constant off the kept set} \}",
         source=Source.OWN,
         assumptions=("kept probabilities are exact",),
         method=METHOD,
@@ -50,7 +52,7 @@ def _certified() -> bool:
             for tail in combinations(range(size), n)
             for region in _constant_on(whole, tail)
         )
-    except Undecided:
+    except UndecidedError:
         return False
 
 

@@ -1,4 +1,4 @@
-"""Check a statement about laws in every case: over all orderings of 2 and 3 symbols, and exactly on random rationals."""
+"""Check a statement about laws in every case: all orderings of 2 and 3 symbols, and exactly on random rationals."""
 
 from collections.abc import Callable
 from random import Random
@@ -6,7 +6,7 @@ from typing import Any
 
 import sympy as sp
 from laws import random_law, random_skip
-from orderings import Form, Undecided, orderings
+from orderings import Form, UndecidedError, orderings
 
 METHOD = "proof + every ordering for |V| = 2, 3 + random rationals"
 RANDOM_CASES = 200
@@ -36,7 +36,7 @@ def on_orderings(check: Check, *, laws: int, skips: bool = False, split: Form | 
                     on_region, skip = region.laws(size if skips else 0)
                     if not check(*on_region, *([skip] if skips else [])):
                         return False
-    except Undecided:
+    except UndecidedError:
         return False
     return True
 

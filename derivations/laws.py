@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 import sympy as sp
-from orderings import Undecided, sign
+from orderings import UndecidedError, sign
 
 Number = Any
 Masses = Sequence[Number]
@@ -58,9 +58,7 @@ def step(x: Masses, y: Masses, skip: Masses, tested: Masses, rebuilt: Masses) ->
     asked = [(1 - s) * mass for s, mass in zip(skip, x, strict=True)]
     rejected = [mass * rejection(t, b) for mass, t, b in zip(asked, tested, y, strict=True)]
     redrawn = sum(rejected)
-    return [
-        mass - lost + redrawn * share for mass, lost, share in zip(x, rejected, residual(y, rebuilt), strict=True)
-    ]
+    return [mass - lost + redrawn * share for mass, lost, share in zip(x, rejected, residual(y, rebuilt), strict=True)]
 
 
 def skip_risk(x: Masses, y: Masses, skip: Masses) -> Number:
@@ -71,13 +69,13 @@ def skip_risk(x: Masses, y: Masses, skip: Masses) -> Number:
 def at_most(p: Masses, q: Masses, bound: Number) -> bool:
     """Whether TV(p, q) <= bound: p(A) - q(A) <= bound for every set A.
 
-    A token whose sign of p_v - q_v is known on the region is in the worst set or not; only the others are tried both ways.
+    Where the sign of p_v - q_v is known on the region, v is in the worst set or not; the others are tried both ways.
     """
     rest, unknown = bound, []
     for a, b in zip(p, q, strict=True):
         try:
             rest -= positive_part(a - b)
-        except Undecided:
+        except UndecidedError:
             unknown.append(a - b)
     sets = product((0, 1), repeat=len(unknown))
     return all(sign(rest - sum(gap for inside, gap in zip(s, unknown, strict=True) if inside)) >= 0 for s in sets)
@@ -101,4 +99,3 @@ def truncated(x: Masses, kept: Sequence[int]) -> list[Number]:
     tail = [v for v in range(len(x)) if v not in kept]
     mean = sum(x[v] for v in tail) / len(tail) if tail else 0
     return [x[v] if v in kept else mean for v in range(len(x))]
-

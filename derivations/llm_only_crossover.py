@@ -1,7 +1,8 @@
 """When LLM-only is faster than a one-draft hybrid [N, THEORY 3].
 
 The difference of the two mean times per token, T_hybrid - T_llm with T_hybrid = slm + gate + (1-p)(up + r + llm) and
-T_llm = llm + downlink + r/T, is (1-p)(up + r) + gate - (p llm - slm + downlink + r/T): LLM-only wins where it is positive.
+T_llm = llm + downlink + r/T, is (1-p)(up + r) + gate - (p llm - slm + downlink + r/T): LLM-only wins where it is
+positive.
 """
 
 import sympy as sp
@@ -20,8 +21,8 @@ def derive() -> Derivation:
     return Derivation(
         name="llm_only_crossover",
         theory="3",
-        statement="LLM-only is faster than a one-draft hybrid iff (1-p)(r + tau_up) + tau_gate > p tau_llm - tau_slm + "
-        "downlink + r/T",
+        statement="LLM-only is faster than a one-draft hybrid iff (1-p)(r + tau_up) + tau_gate > p tau_llm - "
+        "tau_slm + downlink + r/T",
         latex=r"(1-p)(r + \tau_{\mathrm{up}}) + \tau_{\mathrm{gate}} > p\,\tau_{\mathrm{llm}} - \tau_{\mathrm{slm}}"
         r" + \tau_{\mathrm{down}} + \frac{r}{T}",
         source=Source.OWN,

@@ -1,8 +1,8 @@
 """The mean rejection probability of a draft is the total variation distance [N, THEORY 4.1].
 
-Proof. Σ_v x_v (1 - y_v/x_v)+ = Σ_v (x_v - y_v)+, tokens with x_v = 0 adding nothing to either side. Both laws sum to 1, so
-the positive and the negative parts of x - y have the same mass, each half of Σ|x - y|. (Known for speculative decoding:
-Leviathan et al. 2023, as one minus the acceptance rate.)
+Proof. Σ_v x_v (1 - y_v/x_v)+ = Σ_v (x_v - y_v)+, tokens with x_v = 0 adding nothing to either side. Both laws sum to
+1, so the positive and the negative parts of x - y have the same mass, each half of Σ|x - y|. (Known for speculative
+decoding: Leviathan et al. 2023, as one minus the acceptance rate.)
 """
 
 from derivation import Derivation, Source, show

@@ -1,9 +1,9 @@
 """Law of the output of every mode [N, THEORY 3, the mode table].
 
-Each law is that of one step, built from the same kernel with other arguments; the proofs are those of 4.3 (u-hlm), 4.5
-(cu-hlm-offline), draft_dependent_size (cu-hlm-online), 4.7 (exact), 5 (coarse), query_bias (query) and speculative_rounds
-(speculative). With s_v = 1 the output is x (slm), with s_v = 0 it is y (hlm, [P]), and with s_v = p it is p x + (1-p) y, so
-TV = p TV(x, y) (random). llm draws from y by definition.
+Each law is that of one step, built from the same kernel with other arguments; the proofs are those of 4.3 (u-hlm),
+4.5 (cu-hlm-offline), draft_dependent_size (cu-hlm-online), 4.7 (exact), 5 (coarse), query_bias (query) and
+speculative_rounds (speculative). With s_v = 1 the output is x (slm), with s_v = 0 it is y (hlm, [P]), and with s_v =
+p it is p x + (1-p) y, so TV = p TV(x, y) (random). llm draws from y by definition.
 """
 
 from itertools import product
@@ -36,7 +36,8 @@ RESULT = sp.Dict(
         }.items()
     }
 )
-"""TV(output, y) of each mode for |V| = 3; an upper bound for cu-hlm-offline, and no entry where none is known."""
+"""TV(output, y) of each mode for |V| = 3; an upper bound for cu-hlm-offline. The bound of cu-hlm-online is in
+draft_dependent_size."""
 
 
 def derive() -> Derivation:
@@ -44,15 +45,20 @@ def derive() -> Derivation:
     return Derivation(
         name="mode_laws",
         theory="3",
-        statement="TV(output, y): slm TV(x,y); llm, hlm, speculative 0; random p TV(x,y); u-hlm and coarse E[s beta]; exact "
-        "E_{d~x_hat}[s beta_hat]; query 1/2 sum |s_v x_v - S y_v|; cu-hlm-offline at most E[s beta] + TV(x, x_hat)",
+        statement="TV(output, y): slm TV(x,y); llm, hlm, speculative 0; random p TV(x,y); u-hlm and coarse E[s "
+        "beta]; exact E_{d~x_hat}[s beta_hat]; query 1/2 sum |s_v x_v - S y_v|; cu-hlm-offline at most "
+        "E[s beta] + TV(x, x_hat)",
         latex=r"\mathrm{TV}(\mathrm{out}, y) = \begin{cases} \mathrm{TV}(x, y) & \text{slm} \\"
         r" 0 & \text{llm, hlm, speculative} \\ p\,\mathrm{TV}(x, y) & \text{random} \\"
         r" \mathbb{E}_{d \sim x}[s_d \beta_d] & \text{u-hlm, coarse} \\"
         r" \mathbb{E}_{d \sim \hat x}[s_d \hat\beta_d] & \text{exact} \\"
         r" \tfrac12 \sum_v |s_v x_v - S y_v| & \text{query} \end{cases}",
         source=Source.OWN,
-        assumptions=("one step", "device and server hold the same laws", "s_d is a function of x and d, or such a coin"),
+        assumptions=(
+            "one step",
+            "device and server hold the same laws",
+            "s_d is a function of x and d, or such a coin",
+        ),
         method=METHOD,
         result=RESULT,
         holds=everywhere(_unskipped, laws=2)

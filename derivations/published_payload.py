@@ -1,7 +1,7 @@
 """The published payload [P2, THEORY 2.6]: k entries of b_prob bits, each with an index of ceil(log2 |V|) bits.
 
-ceil(log2 |V|) is the length of the shortest index that names each of |V| tokens: the n with 2^(n-1) < |V| <= 2^n. A dense
-full vector needs no index.
+ceil(log2 |V|) is the length of the shortest index that names each of |V| tokens: the n with 2^(n-1) < |V| <= 2^n. A
+dense full vector needs no index.
 """
 
 import sympy as sp
@@ -24,8 +24,8 @@ def derive() -> Derivation:
     return Derivation(
         name="published_payload",
         theory="2.6",
-        statement="an upload of k entries takes k (b_prob + ceil(log2 |V|)) bits: 92 000 bytes for k = |V| = 32 000 and "
-        "86.25 bytes for k = 30 at b_prob = 8, against 32 000 bytes for a dense vector",
+        statement="an upload of k entries takes k (b_prob + ceil(log2 |V|)) bits: 92 000 bytes for k = |V| = 32 000"
+        " and 86.25 bytes for k = 30 at b_prob = 8, against 32 000 bytes for a dense vector",
         latex=r"B(k) = k\,\bigl(b_{\mathrm{prob}} + \lceil \log_2 |V| \rceil\bigr)",
         source=Source.REIMPLEMENTED,
         assumptions=("token ids and the downlink are free",),

@@ -1,8 +1,8 @@
 """The published thresholds [P2, THEORY 2.4] are where the line E[beta | u] = a u + b crosses 0 and Delta.
 
 With a > 0 the line increases, so a u + b <= level exactly for u <= (level - b)/a. Level 0 gives the risk-averse
-threshold, level Delta = P(y_d < x_d) the risk-prone one. The published numbers follow from the published fits
-(a, b) = (0.815, -0.066) and (0.82, -0.06), the two Delta being implied by the two risk-prone thresholds.
+threshold, level Delta = P(y_d < x_d) the risk-prone one. The published numbers follow from the published fits (a, b)
+= (0.815, -0.066) and (0.82, -0.06), the two Delta being implied by the two risk-prone thresholds.
 """
 
 import sympy as sp
@@ -31,8 +31,8 @@ def derive() -> Derivation:
     return Derivation(
         name="published_thresholds",
         theory="2.4",
-        statement="for a > 0: a u + b <= 0 iff u <= -b/a, and a u + b <= Delta iff u <= (Delta - b)/a; the published "
-        "0.0810, 0.0732 and the implied Delta 0.5955, 0.2926 follow from the published fits",
+        statement="for a > 0: a u + b <= 0 iff u <= -b/a, and a u + b <= Delta iff u <= (Delta - b)/a; the "
+        "published 0.0810, 0.0732 and the implied Delta 0.5955, 0.2926 follow from the published fits",
         latex=r"u_{\mathrm{averse}} = -\frac{b}{a}, \qquad u_{\mathrm{prone}} = \frac{\Delta - b}{a}",
         source=Source.REIMPLEMENTED,
         assumptions=("E[beta | u] = a u + b", "a > 0"),

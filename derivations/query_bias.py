@@ -1,10 +1,10 @@
 """Output of `query`: skip, or let the server draw from y [N, THEORY 3].
 
-out_v = s_v x_v + (1 - S) y_v with S = Σ s x, so out - y = s x - S y, and TV(out, y) = 1/2 Σ |s_v x_v - S y_v|.
-It is at least the skip risk when each s_v is 0 or 1: on the skipped set A, (x_v - S y_v)+ >= (x_v - y_v)+ as S <= 1, and
-elsewhere s_v x_v - S y_v <= 0, so TV = Σ_A (x_v - S y_v)+ >= Σ_A (x_v - y_v)+. A coin of constant probability p gives p TV(x, y)
-on both sides. For other coins the comparison fails: x = (1/2, 1/2), y = (1/3, 2/3), s = (1/2, 1) has TV(out, y) = 0 but
-E[s beta] = 1/12.
+out_v = s_v x_v + (1 - S) y_v with S = Σ s x, so out - y = s x - S y, and TV(out, y) = 1/2 Σ |s_v x_v - S y_v|. It is
+at least the skip risk when each s_v is 0 or 1: on the skipped set A, (x_v - S y_v)+ >= (x_v - y_v)+ as S <= 1, and
+elsewhere s_v x_v - S y_v <= 0, so TV = Σ_A (x_v - S y_v)+ >= Σ_A (x_v - y_v)+. A coin of constant probability p gives
+p TV(x, y) on both sides. For other coins the comparison fails: x = (1/2, 1/2), y = (1/3, 2/3), s = (1/2, 1) has
+TV(out, y) = 0 but E[s beta] = 1/12.
 """
 
 from fractions import Fraction
@@ -16,7 +16,9 @@ from laws import Masses, Number, positive_part, skip_risk, total_variation
 from orderings import sign
 
 X, Y, S = named("x y s")
-RESULT = sum(abs(s * x - sum(t * z for t, z in zip(S, X, strict=True)) * y) for s, x, y in zip(S, X, Y, strict=True)) / 2
+RESULT = (
+    sum(abs(s * x - sum(t * z for t, z in zip(S, X, strict=True)) * y) for s, x, y in zip(S, X, Y, strict=True)) / 2
+)
 
 
 def query_output(x: Masses, y: Masses, skip: Masses) -> list[Number]:
@@ -34,10 +36,10 @@ def derive() -> Derivation:
     return Derivation(
         name="query_bias",
         theory="3",
-        statement="TV(output, y) of `query` = 1/2 sum_v |s_v x_v - S y_v| with S = sum s x; at least E[s beta] when every s_v "
-        "is 0 or 1, not for coins that depend on the draft",
-        latex=r"\mathrm{TV}(\mathrm{out}, y) = \tfrac12 \sum_v \Bigl| s_v x_v - \bigl(\textstyle\sum_w s_w x_w\bigr) y_v"
-        r"\Bigr| \;\ge\; \mathbb{E}[s \beta] \quad \text{for } s \in \{0, 1\}^{|V|}",
+        statement="TV(output, y) of `query` = 1/2 sum_v |s_v x_v - S y_v| with S = sum s x; at least E[s beta] when"
+        " every s_v is 0 or 1, not for coins that depend on the draft",
+        latex=r"\mathrm{TV}(\mathrm{out}, y) = \tfrac12 \sum_v \Bigl| s_v x_v - \bigl(\textstyle\sum_w s_w x_w\bigr)"
+        r" y_v\Bigr| \;\ge\; \mathbb{E}[s \beta] \quad \text{for } s \in \{0, 1\}^{|V|}",
         source=Source.OWN,
         assumptions=("the server draws from y itself when it is asked", "for the comparison: s_v in {0, 1}"),
         method=METHOD,

@@ -1,12 +1,14 @@
 """The total variation of whole outputs is at most the expected sum over positions [N, THEORY 4.8].
 
-q(.|w) and y(.|w) are the laws of the next token of the hybrid and of the LLM after the prefix w, Q and Y the laws of T tokens.
-An output that ends earlier goes on with a stop token, at which both agree, so lengths may vary.
-Proof. Let H_j draw the first j tokens by y and the others by q: H_0 = Q, H_T = Y. H_(j-1) and H_j differ in the law of
-token j alone, given a prefix drawn by y, and what follows is one kernel; so TV(H_(j-1), H_j) <= E_{w~Y}[TV_j(w)], and the
-triangle inequality sums these: TV(Q, Y) <= E_Y[Σ_t TV_t]. Drawing the first j by q instead gives the same with contexts of the
-hybrid. The two sums differ in general. For a score f in [0, 1], E_Q f - E_Y f = Σ f (Q - Y) is largest at the indicator of
-{Q > Y}, where it is TV(Q, Y). (The simulation argument of imitation learning, in total variation.)
+q(.|w) and y(.|w) are the laws of the next token of the hybrid and of the LLM after the prefix w, Q and Y the laws of
+T tokens. An output that ends earlier goes on with a stop token, at which both agree, so lengths may vary.
+
+Proof. Let H_j draw the first j tokens by y and the others by q: H_0 = Q, H_T = Y. H_(j-1) and H_j differ in the law
+of token j alone, given a prefix drawn by y, and what follows is one kernel; so TV(H_(j-1), H_j) <= E_{w~Y}[TV_j(w)],
+and the triangle inequality sums these: TV(Q, Y) <= E_Y[Σ_t TV_t]. Drawing the first j by q instead gives the same
+with contexts of the hybrid. The two sums differ in general. For a score f in [0, 1], E_Q f - E_Y f = Σ f (Q - Y) is
+largest at the indicator of {Q > Y}, where it is TV(Q, Y). (The simulation argument of imitation learning, in total
+variation.)
 """
 
 from itertools import product
@@ -15,7 +17,7 @@ from random import Random
 import sympy as sp
 from derivation import Derivation, Source, show
 from laws import Number
-from orderings import Undecided, sign
+from orderings import UndecidedError, sign
 from sympy.polys.fields import field
 from trees import expected_distances, random_tree, sequence_law
 
@@ -25,8 +27,8 @@ RESULT = sp.Tuple(
     abs(A - C) + A * abs(B0 - D0) + (1 - A) * abs(B1 - D1),
     abs(A - C) + C * abs(B0 - D0) + (1 - C) * abs(B1 - D1),
 )
-"""The bounds with contexts of the LLM and of the hybrid for |V| = 2, T = 2: y0, y00, y10 are the LLM's probabilities of token 0 at
-the start, after token 0 and after token 1, q0, q00, q10 the hybrid's."""
+"""The bounds with contexts of the LLM and of the hybrid for |V| = 2, T = 2: y0, y00, y10 are the LLM's probabilities of
+token 0 at the start, after token 0 and after token 1, q0, q00, q10 the hybrid's."""
 
 
 def derive() -> Derivation:
@@ -36,8 +38,8 @@ def derive() -> Derivation:
     return Derivation(
         name="sequence_bound",
         theory="4.8",
-        statement="TV of the laws of T-token outputs <= E[sum_t TV_t], with contexts drawn by the LLM or by the hybrid, and "
-        "|E f(hybrid) - E f(LLM)| <= that for every score f in [0, 1]",
+        statement="TV of the laws of T-token outputs <= E[sum_t TV_t], with contexts drawn by the LLM or by the "
+        "hybrid, and |E f(hybrid) - E f(LLM)| <= that for every score f in [0, 1]",
         latex=r"\sup_{0 \le f \le 1} \bigl| \mathbb{E}_Q f - \mathbb{E}_Y f \bigr| = \mathrm{TV}(Q, Y)"
         r" \le \mathbb{E}_{w \sim Y} \sum_{t=1}^{T} \mathrm{TV}\bigl(q_t(w), y_t(w)\bigr)",
         source=Source.OWN,
@@ -58,7 +60,7 @@ def _certified() -> bool:
     try:
         return all(_bounded(*(pair[::order] for pair, order in zip(pairs, orders, strict=True)))
                    for orders in product((1, -1), repeat=3))  # fmt: skip
-    except Undecided:
+    except UndecidedError:
         return False
 
 

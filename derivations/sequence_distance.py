@@ -1,8 +1,8 @@
 """The total variation of whole outputs, exactly, from contexts of the LLM alone [N, THEORY 4.8].
 
-TV(Q, Y) = Σ_w (Y(w) - Q(w))+, and words with Y(w) = 0 add nothing, so it is Σ_w Y(w) (1 - Q(w)/Y(w))+ =
-E_{w~Y}[(1 - Π_t q_t(w)/y_t(w))+]: each word that the LLM writes needs only the hybrid's probabilities of the tokens written.
-It is never above the sum of 4.8.
+TV(Q, Y) = Σ_w (Y(w) - Q(w))+, and words with Y(w) = 0 add nothing, so it is Σ_w Y(w) (1 - Q(w)/Y(w))+ = E_{w~Y}[(1 -
+Π_t q_t(w)/y_t(w))+]: each word that the LLM writes needs only the hybrid's probabilities of the tokens written. It is
+never above the sum of 4.8.
 """
 
 from fractions import Fraction
@@ -12,7 +12,7 @@ from random import Random
 import sympy as sp
 from derivation import Derivation, Source, show
 from laws import positive_part
-from sequence_bound import B0, B1, C, D0, D1, A
+from sequence_bound import B0, B1, D0, D1, A, C
 from trees import expected_distances, random_tree, sequence_law
 
 CASES = 80

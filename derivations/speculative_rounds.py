@@ -1,10 +1,11 @@
 """Rounds of g drafts output exactly the LLM's law [N, THEORY 3 and 7; known: Leviathan et al. 2023, Chen et al. 2023].
 
-A round drafts d_1 ... d_g from the SLM, accepts them one after the other with probability min(1, y/x) at their own prefix, replaces
-the first that fails by a draw from norm((y - x)+) there, and adds a token from y if none fails.
-Proof. Given the tokens put out so far and that all drafts before were accepted, the next draft is fresh, d ~ x(.|prefix), and
-the token put out at that position is that of one speculative step, of law y(.|prefix). This holds at each position of
-each round, so the chain rule gives Y for the whole output, whatever g is.
+A round drafts d_1 ... d_g from the SLM, accepts them one after the other with probability min(1, y/x) at their own
+prefix, replaces the first that fails by a draw from norm((y - x)+) there, and adds a token from y if none fails.
+
+Proof. Given the tokens put out so far and that all drafts before were accepted, the next draft is fresh, d ~
+x(.|prefix), and the token put out at that position is that of one speculative step, of law y(.|prefix). This holds at
+each position of each round, so the chain rule gives Y for the whole output, whatever g is.
 """
 
 from fractions import Fraction
@@ -17,6 +18,8 @@ from laws import rejection, residual
 from trees import Prefix, Tree, random_tree, sequence_law
 
 CASES = 60
+RESULT = sp.Integer(0)
+"""TV(output, Y)."""
 
 
 def derive() -> Derivation:
@@ -25,13 +28,13 @@ def derive() -> Derivation:
     return Derivation(
         name="speculative_rounds",
         theory="7",
-        statement="rounds of g drafts with exact verification, a redraw at the first rejection and a bonus token otherwise "
-        "output the LLM's law of sequences, for every g",
+        statement="rounds of g drafts with exact verification, a redraw at the first rejection and a bonus token "
+        "otherwise output the LLM's law of sequences, for every g",
         latex=r"\mathrm{Law}(w_1, \dots, w_T) = \prod_{t=1}^{T} y(w_t \mid w_{<t})",
         source=Source.OWN,
         assumptions=("drafts are drawn from the law they are tested against",),
         method="proof + exact enumeration on random rationals to |V| = 3, T = 3, g = 3",
-        result=sp.Integer(0),
+        result=RESULT,
         holds=all(_random_case(rng) for _ in range(CASES)),
     )
 

@@ -1,9 +1,9 @@
 """Cap of the throughput gain over HLM at skip rate p and payload fraction f [N, THEORY 3].
 
-Mean time per token of HLM: T0 = slm + up + r + llm; of a hybrid: T = slm + gate + (1-p)(f up + r + llm).
-T - (1-p) f T0 = (1 - (1-p)f) slm + gate + (1-p)(1-f)(r + llm) >= 0 for p, f in [0, 1], so T0/T <= 1/((1-p) f), and the
-cap is approached as the uplink time dominates. A published gain of 206 is above the cap of the published p = 0.748 and
-f = 0.026: the headline's numbers are not one operating point under mean-latency accounting.
+Mean time per token of HLM: T0 = slm + up + r + llm; of a hybrid: T = slm + gate + (1-p)(f up + r + llm). T - (1-p) f
+T0 = (1 - (1-p)f) slm + gate + (1-p)(1-f)(r + llm) >= 0 for p, f in [0, 1], so T0/T <= 1/((1-p) f), and the cap is
+approached as the uplink time dominates. A published gain of 206 is above the cap of the published p = 0.748 and f =
+0.026: the headline's numbers are not one operating point under mean-latency accounting.
 """
 
 import sympy as sp
@@ -32,8 +32,9 @@ def derive() -> Derivation:
     return Derivation(
         name="speedup_caps",
         theory="3",
-        statement="the gain in mean-latency throughput over HLM is at most 1/((1-p) f) at skip rate p and payload fraction "
-        "f: 152.6 at p = 0.748 and f = 0.026 (k = 832 of 32 000), 4 233 at k = 30, 53 for k = 832 against a dense vector",
+        statement="the gain in mean-latency throughput over HLM is at most 1/((1-p) f) at skip rate p and payload "
+        "fraction f: 152.6 at p = 0.748 and f = 0.026 (k = 832 of 32 000), 4 233 at k = 30, 53 for k = "
+        "832 against a dense vector",
         latex=r"\frac{T_{\mathrm{HLM}}}{T} \le \frac{1}{(1-p)\,f}",
         source=Source.OWN,
         assumptions=("mean-latency accounting", "p and f do not depend on the channel", "one draft a round"),

@@ -1,9 +1,10 @@
 """The published distortion surrogate is not an upper bound [N on a detail that is P2, THEORY 2.7 and 3].
 
-U = Σ|x - x_hat| / [(1 - x_d) l(-1) + x_d l(-beta_d)] with l(z) = ln(1 + e^z) stands for the distortion of the law that is drawn from after a
-rejection. l is positive, also where the rejection probability is tiny, so U <= Σ|x - x_hat| / l(-1) whatever y is, while that
-distortion is 1 as soon as norm((y-x)+) and norm((y-x_hat)+) have no token in common. Such a case, with U below 1/3 for every draft:
-x = (.50, .30, .20), k = 1, x_hat = (.50, .25, .25), y = (.48, .30, .22).
+U = Σ|x - x_hat| / [(1 - x_d) l(-1) + x_d l(-beta_d)] with l(z) = ln(1 + e^z) stands for the distortion of the law
+that is drawn from after a rejection. l is positive, also where the rejection probability is tiny, so U <= Σ|x -
+x_hat| / l(-1) whatever y is, while that distortion is 1 as soon as norm((y-x)+) and norm((y-x_hat)+) have no token in
+common. Such a case, with U below 1/3 for every draft: x = (.50, .30, .20), k = 1, x_hat = (.50, .25, .25), y = (.48,
+.30, .22).
 """
 
 import sympy as sp
@@ -28,8 +29,8 @@ def derive() -> Derivation:
     return Derivation(
         name="surrogate_not_a_bound",
         theory="3",
-        statement="the surrogate U is no upper bound on TV(norm(y-x)+, norm(y-x_hat)+): with x = (.50, .30, .20), k = 1, "
-        "y = (.48, .30, .22) that distance is 1 and U < 1/3 for every draft",
+        statement="the surrogate U is no upper bound on TV(norm(y-x)+, norm(y-x_hat)+): with x = (.50, .30, .20), k"
+        " = 1, y = (.48, .30, .22) that distance is 1 and U < 1/3 for every draft",
         latex=r"\exists\, x, \hat x, y: \quad \max_d U_d < \tfrac13 < 1 ="
         r" \mathrm{TV}\bigl(\mathrm{norm}(y - x)_+, \mathrm{norm}(y - \hat x)_+\bigr)",
         source=Source.OWN,

@@ -1,12 +1,14 @@
 """(B) Test with the true x_d, redraw with x_hat: a bound from a lemma on residual laws [N, THEORY 4.4].
 
 Write f = (y - x)+, g = (y - x_hat)+, R = Σ f = TV(x, y), R' = Σ g = TV(x_hat, y).
+
 Lemma. TV(f/R, g/R') <= TV(x, x_hat) / max(R, R') for R, R' > 0. Proof. If R >= R', then g/R' >= g/R, so
     TV(f/R, g/R') = Σ (f/R - g/R')+ <= Σ (f - g)+ / R <= Σ (x_hat - x)+ / R = TV(x, x_hat)/R,
 as (y - x)+ - (y - x_hat)+ <= (x_hat - x)+. If R' >= R, the same with the two laws exchanged.
-Bound. A draft is rejected with probability R, so output - y = R g/R' - f = R (g/R' - f/R), and TV(output, y) =
-R TV(f/R, g/R') <= TV(x, x_hat) R / max(R, R'). With R = 0 nothing is rejected and both sides are 0. With R' = 0 < R, x_hat = y and
-whatever law replaces the undefined residual, TV(output, y) <= R = TV(x, x_hat).
+
+Bound. A draft is rejected with probability R, so output - y = R g/R' - f = R (g/R' - f/R), and TV(output, y) = R
+TV(f/R, g/R') <= TV(x, x_hat) R / max(R, R'). With R = 0 nothing is rejected and both sides are 0. With R' = 0 < R,
+x_hat = y and whatever law replaces the undefined residual, TV(output, y) <= R = TV(x, x_hat).
 """
 
 from fractions import Fraction
@@ -41,9 +43,9 @@ def derive() -> Derivation:
     return Derivation(
         name="true_draft_bound",
         theory="4.4",
-        statement="TV(output, y) <= TV(x, x_hat) R / max(R, R') with R = TV(x, y), R' = TV(x_hat, y), when drafts are tested "
-        "with the true x_d and redrawn from norm((y - x_hat)+); by TV(norm(y-x)+, norm(y-x_hat)+) <= "
-        "TV(x, x_hat) / max(R, R')",
+        statement="TV(output, y) <= TV(x, x_hat) R / max(R, R') with R = TV(x, y), R' = TV(x_hat, y), when drafts "
+        "are tested with the true x_d and redrawn from norm((y - x_hat)+); by TV(norm(y-x)+, "
+        "norm(y-x_hat)+) <= TV(x, x_hat) / max(R, R')",
         latex=r"\mathrm{TV}(\mathrm{out}, y) \le \mathrm{TV}(x, \hat x)\,\frac{R}{\max(R, R')}, \qquad"
         r" R = \mathrm{TV}(x, y), \; R' = \mathrm{TV}(\hat x, y)",
         source=Source.OWN,

@@ -1,8 +1,9 @@
 """Truncate, then draw: drafts from x_hat, verified with the same x_hat [N, THEORY 4.7].
 
-Proof. This is the speculative step with x_hat for x: the output is y, a draft is rejected with probability TV(x_hat, y) by 4.1, and
-with skipping 4.3 gives TV(output, y) = E_{d~x_hat}[s_d beta_hat_d]. Nothing about x_hat is used but that it is fixed before d is drawn,
-so k may depend on x, on earlier tokens and on the channel. (Known without skipping as sparsify-then-sample.)
+Proof. This is the speculative step with x_hat for x: the output is y, a draft is rejected with probability TV(x_hat,
+y) by 4.1, and with skipping 4.3 gives TV(output, y) = E_{d~x_hat}[s_d beta_hat_d]. Nothing about x_hat is used but
+that it is fixed before d is drawn, so k may depend on x, on earlier tokens and on the channel. (Known without
+skipping as sparsify-then-sample.)
 """
 
 from derivation import Derivation, Source, show
@@ -18,8 +19,8 @@ def derive() -> Derivation:
     return Derivation(
         name="truncate_then_draw",
         theory="4.7",
-        statement="with d ~ x_hat and verification with x_hat the output is exactly y and the rejection rate TV(x_hat, y); with "
-        "skipping TV(output, y) = E_{d~x_hat}[s_d beta_hat_d]",
+        statement="with d ~ x_hat and verification with x_hat the output is exactly y and the rejection rate "
+        "TV(x_hat, y); with skipping TV(output, y) = E_{d~x_hat}[s_d beta_hat_d]",
         latex=r"d \sim \hat x: \quad \mathrm{TV}(\mathrm{out}, y) = \mathbb{E}_{d \sim \hat x}[s_d \hat\beta_d],"
         r" \qquad \Pr(\text{reject}) = \mathrm{TV}(\hat x, y)",
         source=Source.OWN,

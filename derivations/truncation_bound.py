@@ -1,8 +1,8 @@
 """(A) The server runs the whole step with x_hat: the output is within TV(x, x_hat) of y [N, THEORY 4.4].
 
-Proof. Once x_hat is fixed, what the server does with a draft is a kernel: accept d with probability min(1, y_d / x_hat_d), else
-draw from norm((y - x_hat)+). Fed with d ~ x_hat it outputs exactly y (speculative sampling); fed with d ~ x it outputs the law in
-question. A kernel does not increase total variation, so TV(output, y) <= TV(x, x_hat).
+Proof. Once x_hat is fixed, what the server does with a draft is a kernel: accept d with probability min(1, y_d /
+x_hat_d), else draw from norm((y - x_hat)+). Fed with d ~ x_hat it outputs exactly y (speculative sampling); fed with
+d ~ x it outputs the law in question. A kernel does not increase total variation, so TV(output, y) <= TV(x, x_hat).
 """
 
 from derivation import Derivation, Source, show
@@ -18,7 +18,8 @@ def derive() -> Derivation:
     return Derivation(
         name="truncation_bound",
         theory="4.4",
-        statement="TV(output, y) <= TV(x, x_hat) when drafts are drawn from x and the server runs the whole step with x_hat",
+        statement="TV(output, y) <= TV(x, x_hat) when drafts are drawn from x and the server runs the whole step "
+        "with x_hat",
         latex=r"\mathrm{TV}(\mathrm{out}, y) \le \mathrm{TV}(x, \hat x)",
         source=Source.OWN,
         assumptions=("x_hat is a law fixed before d is drawn", "a draft with y_d = 0 is rejected"),

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -25,6 +26,8 @@ for command in (calibrate, fit, solve, decode, derive):
     app.command()(command)
 app.add_typer(pairs.app, name="pairs")
 
+# Typer carries a copy of click in some releases and imports it in others; either way this is its ClickException.
+_UsageError: type[Any] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 _EXTRAS = {"llama_cpp": "edge", "torch": "models", "transformers": "models", "gguf": "models", "sympy": "proofs"}
 
 
@@ -43,15 +46,13 @@ def _options(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code (0 done, 1 failed, 2 bad input, 3 infeasible, 130 interrupted)."""
-    import click
-
     try:
         outcome = app(args=arguments, standalone_mode=False)
     except CuhlmError as error:
         return _fail(str(error), error.exit_code)
-    except click.ClickException as error:
-        return _fail(error.format_message(), 2)
-    except (click.Abort, KeyboardInterrupt):
+    except _UsageError as error:
+        return _fail(_usage(error, sys.argv[1:] if arguments is None else arguments), 2)
+    except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted", 130)
     except ModuleNotFoundError as error:
         return _fail(_missing(error), 1)
@@ -67,6 +68,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run() -> None:
     """Entry point of the console script."""
     sys.exit(main())
+
+
+def _usage(error: Any, arguments: Sequence[str]) -> str:
+    """What is wrong with the command, with the value that was given."""
+    message: str = error.format_message()
+    for option in getattr(getattr(error, "param", None), "opts", ()):
+        if option in arguments[:-1]:
+            value = arguments[arguments.index(option) + 1]
+            return message if value in message else f"{message} (given {value!r})"
+    return message
 
 
 def _missing(error: ModuleNotFoundError) -> str:

@@ -92,7 +92,7 @@ def share_online(gate: Gate, budget: float, objective: Objective) -> Truncation:
 
 def _worth(gate: Gate, budget: float, objective: Objective) -> Callable[[Truncation], float]:
     def worth(choice: Truncation) -> float:
-        skipping = gate.at(gate.largest_within(budget - (choice.bias or 0.0)))
+        skipping = gate.at(gate.largest_within(budget, choice.bias or 0.0))
         entries = skipping.mean_over_asking(choice.sizes)
         return float(objective(np.array([skipping.skip_rate]), np.array([entries]))[0])
 

@@ -27,7 +27,8 @@ def load_evidence(name: str, domain: str | None = None) -> Evidence:
     """Load a calibration and the records of one domain.
 
     Args:
-        name: a shipped calibration, or a folder with calibration.json and, unless it is a published one, records.parquet.
+        name: a shipped calibration, or the folder of one: calibration.json, and records.parquet unless it is a
+            published one.
         domain: which domain; None takes the only one, or `general`.
 
     Raises:

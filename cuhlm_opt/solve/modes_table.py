@@ -39,7 +39,7 @@ _LAWS = {
     Mode.EXACT: "TV = E[s beta]: x_hat = x on the skippable tokens, which are all among the k kept",
     Mode.COARSE: "TV = E[s beta]",
 }
-_DRAFT_DEPENDENT = "no bound is known: k depends on the draft"
+_DRAFT_DEPENDENT = "k depends on the draft: no bound is known"
 _NEEDS_RECORDS = "needs records"
 _NEEDS_U_BAR = "needs u_bar, a function of x and d"
 _BEYOND_RECORDS = "not determined by the records for this threshold"
@@ -191,7 +191,7 @@ def _threshold(problem: Problem, gate: Gate, mode: Mode, spent: float = 0.0) -> 
         return None
     if mode is Mode.QUERY and gate.signal is Signal.U_BAR:
         return gate.largest_query_within(problem.budget)
-    return gate.largest_within(problem.budget - spent)
+    return gate.largest_within(problem.budget, spent)
 
 
 def _query(threshold: float | None, skipping: Skipping) -> ModePoint:

@@ -1,14 +1,15 @@
 """Which drafts to keep: what a threshold on the uncertainty costs and saves, and the largest one within a bias.
 
-[N, THEORY 6.1] At a context, skip(t) = sum_v 1[u_bar_v <= t] x_v and risk(t) = sum_v 1[u_bar_v <= t] (x_v - y_v)+: the
-average over drafts is a sum over the few skippable tokens, all of which are recorded for t < `T_LIMIT`. At t = 1 every
-draft is kept and the risk is TV(x, y). Between the two, and for the sampled signal `u_mc`, the recorded draft stands for
-all: 1[u_d <= t] beta_d, unbiased but noisier.
+[N, THEORY 6.1] At a context, skip(t) = sum_v 1[u_bar_v <= t] x_v and risk(t) = sum_v 1[u_bar_v <= t] (x_v - y_v)+:
+the average over drafts is a sum over the few skippable tokens, all of which are recorded for t < `T_LIMIT`. At t = 1
+every draft is kept and the risk is TV(x, y). Between the two, and for the sampled signal `u_mc`, the recorded draft
+stands for all: 1[u_d <= t] beta_d, unbiased but noisier.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,19 +122,22 @@ class Gate:
         """Skip rate, risk and query bias at every level of the signal."""
         return _curve_u_bar(self.records) if self.signal is Signal.U_BAR else _curve_u_mc(self.records)
 
-    def largest_within(self, limit: float) -> float | None:
-        """Largest level t of the signal with mean risk(t) <= limit; None where even the first level exceeds it."""
-        return self._largest(self.curve.risk, limit, "risk")
+    def largest_within(self, budget: float, spent: float = 0.0) -> float | None:
+        """Largest level t of the signal with mean risk(t) + spent <= budget; None where even the first exceeds it."""
+        return self._largest("risk", budget, spent)
 
-    def largest_query_within(self, limit: float) -> float | None:
-        """Largest level t whose mean `query` bias is at most `limit`; that bias need not be monotone in t."""
-        return None if self.curve.query is None else self._largest(self.curve.query, limit, "query")
+    def largest_query_within(self, budget: float) -> float | None:
+        """Largest level t whose mean `query` bias is at most `budget`; that bias need not be monotone in t."""
+        return self._largest("query", budget, 0.0)
 
-    def _largest(self, values: _Floats, limit: float, name: str) -> float | None:
+    def _largest(self, kind: Literal["risk", "query"], budget: float, spent: float) -> float | None:
+        values = self.curve.risk if kind == "risk" else self.curve.query
+        if values is None:
+            return None
         # The curve is a running sum: rounding may have moved it across the limit, so the direct mean has the last word.
-        for index in np.flatnonzero(values <= limit * (1 + 1e-9))[::-1]:
+        for index in np.flatnonzero(values <= (budget - spent) * (1 + 1e-9))[::-1]:
             level = float(self.curve.levels[index])
-            if np.mean(getattr(self.at(level), name)) <= limit:
+            if np.mean(getattr(self.at(level), kind)) + spent <= budget:
                 return level
         return None
 
@@ -150,7 +154,7 @@ class Gate:
 
 
 def published_threshold(line: SignalFit, policy: Policy) -> float | None:
-    """Threshold of a published policy, as its formula gave it [P2, THEORY 2.4]; None where the fit has none (a <= 0)."""
+    """Threshold of a published policy, as its formula gave it [P2, THEORY 2.4]; None where it has no value (a <= 0)."""
     value = line.risk_averse if policy is Policy.RISK_AVERSE else line.risk_prone
     return None if value is None or not np.isfinite(value) else value
 

@@ -40,11 +40,11 @@ class Truncation:
 
 def offline_profile(records: Records) -> NDArray[np.float64]:
     """Mean over positions of TV(x, x_hat_k), shape (G,); it does not increase with k [N, THEORY 4.6]."""
-    return np.mean(records.tv_x_xhat, axis=0, dtype=np.float64)
+    return np.asarray(np.mean(records.tv_x_xhat, axis=0, dtype=np.float64), dtype=np.float64)
 
 
 def offline_by_bound(records: Records, theta: float) -> Truncation:
-    """k = min{k : mean TV(x, x_hat_k) <= theta}; k = |V|, which adds nothing, is always feasible."""
+    """Choose k = min{k : mean TV(x, x_hat_k) <= theta}; k = |V|, which adds nothing, is always feasible."""
     profile = offline_profile(records)
     at = int(smallest_within(profile, theta))
     rule = "offline: smallest k on the records' grid with mean TV(x, x_hat_k) <= theta"
@@ -52,7 +52,7 @@ def offline_by_bound(records: Records, theta: float) -> Truncation:
 
 
 def offline_by_surrogate(records: Records, theta: float) -> Truncation:
-    """k* = min{k : mean U <= theta}, with the recorded draft and its true beta [P2, THEORY 2.7]."""
+    """Choose k* = min{k : mean U <= theta}, with the recorded draft and its true beta [P2, THEORY 2.7]."""
     surrogate = published_surrogate(records.tv_x_xhat, records.x_d[:, None], records.beta[:, None])
     at = int(smallest_within(surrogate.mean(axis=0), theta))
     rule = "offline: smallest k on the records' grid with mean U <= theta, U the published surrogate"
@@ -69,7 +69,7 @@ def online_by_bound(records: Records, theta: float) -> Truncation:
         k=None,
         sizes=records.k_grid[at].astype(np.float64),
         bias=float(np.mean(spent, dtype=np.float64)),
-        rule="online: at each position the smallest k with TV(x, x_hat_k) <= theta, figures on the records' grid",
+        rule="online: at each position the smallest k on the records' grid with TV(x, x_hat_k) <= theta",
     )
 
 
@@ -84,7 +84,8 @@ def online_by_surrogate(records: Records, theta: float, signal: Signal, slope: f
         k=None,
         sizes=records.k_grid[at].astype(np.float64),
         bias=None,
-        rule="online: at each position the smallest k with U <= theta, U the published surrogate with beta from the fit",
+        rule="online: at each position the smallest k on the records' grid with U <= theta, U the published surrogate "
+        "with beta from the fit",
     )
 
 

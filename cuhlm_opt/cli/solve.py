@@ -1,0 +1,206 @@
+"""`cuhlm-opt solve`."""
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cuhlm_opt.errors import unknown_name
+from cuhlm_opt.units import format_si, parse_bandwidth_hz, parse_snr, parse_time_s
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from cuhlm_opt.artefacts import ModeRow, OperatingPoint
+
+_CHANNELS = ("awgn",)
+_WIDTH = 100
+
+
+def solve(
+    bandwidth: Annotated[str, typer.Option(help="Uplink bandwidth, such as 10MHz.")],
+    snr: Annotated[str, typer.Option(help="Signal-to-noise ratio in decibels.")] = "10dB",
+    rtt: Annotated[str, typer.Option(help="Round trip.")] = "0ms",
+    downlink: Annotated[str, typer.Option(help="Downlink time of one token.")] = "0ms",
+    channel: Annotated[str, typer.Option(help="Channel model: awgn.")] = "awgn",
+    domain: Annotated[str | None, typer.Option(help="Domain of the records, such as code or general.")] = None,
+    max_bias: Annotated[float, typer.Option(help="Largest TV per token against the LLM's law.")] = 0.02,
+    policy: Annotated[str, typer.Option(help="Threshold: budget, risk-averse, risk-prone.")] = "budget",
+    mode: Annotated[
+        str,
+        typer.Option(
+            help="slm, llm, query, hlm, random, u-hlm, cu-hlm-offline, cu-hlm-online (truncation for all positions "
+            "or for each), exact, coarse."
+        ),
+    ] = "cu-hlm-offline",
+    signal: Annotated[str | None, typer.Option(help="u_bar (integral) or u_mc (sampled).")] = None,
+    distortion: Annotated[str, typer.Option(help="What sets k: bound (proved) or surrogate (published).")] = "bound",
+    theta: Annotated[
+        float | None, typer.Option(help="Truncation tolerance; by default what the budget leaves.")
+    ] = None,
+    b_prob: Annotated[int, typer.Option(help="Bits of a probability.")] = 8,
+    law_format: Annotated[str, typer.Option("--format", help="Full laws: dense, or published with indices.")] = "dense",
+    accounting: Annotated[str, typer.Option(help="Throughput: mean-latency or mean-rate.")] = "mean-latency",
+    calibration: Annotated[str, typer.Option(help="Shipped calibration, or folder of one.")] = "qwen2.5-coder",
+    answer_tokens: Annotated[int, typer.Option(help="Length of an answer.")] = 128,
+    slm_time: Annotated[str | None, typer.Option(help="SLM step, instead of what was measured.")] = None,
+    gate_time: Annotated[str | None, typer.Option(help="Gate, instead of what was measured.")] = None,
+    llm_time: Annotated[str | None, typer.Option(help="LLM pass over one token, instead of what was measured.")] = None,
+    out: Annotated[Path | None, typer.Option(help="File for the operating point, for `decode`.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the operating point as JSON on stdout.")] = False,
+) -> None:
+    """Choose the threshold and the truncation for a link, and compare every mode on it."""
+    bandwidth_hz, snr_db = parse_bandwidth_hz(bandwidth), round(10 * math.log10(parse_snr(snr)), 9)
+    rtt_s, downlink_s = parse_time_s(rtt, "--rtt"), parse_time_s(downlink, "--downlink")
+    if channel not in _CHANNELS:
+        raise unknown_name("--channel", channel, _CHANNELS)
+    slm_s, gate_s, llm_s = (
+        None if text is None else parse_time_s(text, name)
+        for text, name in ((slm_time, "--slm-time"), (gate_time, "--gate-time"), (llm_time, "--llm-time"))
+    )
+    from cuhlm_opt.solve import solve as solve_point
+
+    point = solve_point(
+        calibration,
+        bandwidth_hz=bandwidth_hz,
+        snr_db=snr_db,
+        rtt_s=rtt_s,
+        downlink_s=downlink_s,
+        domain=domain,
+        max_bias=max_bias,
+        policy=policy,
+        mode=mode,
+        signal=signal,
+        distortion=distortion,
+        theta=theta,
+        b_prob=b_prob,
+        law_format=law_format,
+        accounting=accounting,
+        answer_tokens=answer_tokens,
+        slm_s=slm_s,
+        gate_s=gate_s,
+        llm_s=llm_s,
+    )
+    if out is not None:
+        point.write(out)
+    if json:
+        print(point.model_dump_json(indent=2))
+    else:
+        _show(point, out)
+
+
+def _show(point: "OperatingPoint", out: Path | None) -> None:
+    """The point in plain lines, the table of modes, what to beware of, what was assumed."""
+    from rich.console import Console
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=_WIDTH)
+    link = point.channel
+    console.print(
+        f"{point.mode} on {format_si(link.bandwidth_hz, 'Hz')} at {link.snr_db:g} dB, "
+        f"calibration {point.calibration.id}, domain {point.domain}: {point.status}"
+    )
+    _print_lines(console, _facts(point))
+    _print_modes(console, point)
+    _print_lines(console, [("recommended", f"{point.recommended.mode or 'none'}: {point.recommended.reason}")])
+    _print_lines(console, [("warning", line) for line in point.warnings])
+    _print_lines(console, [("assumed", line) for line in point.assumptions])
+    if out is not None:
+        console.print(f"written to {out}")
+
+
+def _print_lines(console: "Console", lines: list[tuple[str, str]]) -> None:
+    """Labels in one column, text wrapped in another."""
+    from rich.table import Table
+
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(width=len("recommended"), no_wrap=True)
+    for label, text in lines:
+        grid.add_row(label, text)
+    console.print(grid)
+
+
+def _facts(point: "OperatingPoint") -> list[tuple[str, str]]:
+    """The operating point, a line each."""
+    interval = point.skip_rate_ci
+    spread = "" if interval is None else f" (95 % interval over prompts: {interval[0]:.3f} to {interval[1]:.3f})"
+    kind = next(row.bias_kind for row in point.baselines if row.mode is point.mode)
+    equals = "at most " if kind == "bound" else ""
+    return [
+        ("threshold", f"{_threshold(point)}; policy {point.policy}"),
+        ("skip rate", f"{_number(point.skip_rate)}{spread}"),
+        ("upload", f"{_entries(point)}{_bits(point.payload_bits)} bits, {_seconds(point.uplink_s)}"),
+        (
+            "bias",
+            f"{equals}{_bias(point.bias_total)}: skipping {_bias(point.bias_skip)}, truncation "
+            f"{_bias(point.bias_truncation)}; budget {point.bias_budget:g}, numeric floor {_bias(point.numeric_floor)}",
+        ),
+        ("latency", f"{_seconds(point.latency_s)} a token, 95 % of tokens within {_seconds(point.latency_p95_s)}"),
+        (
+            "throughput",
+            f"{_number(point.throughput_tokens_per_s)} tokens/s; {_number(point.speedup_vs_hlm)} x HLM sending dense "
+            f"laws, {_number(point.speedup_vs_hlm_published)} x in the published format",
+        ),
+    ]
+
+
+def _threshold(point: "OperatingPoint") -> str:
+    computed = point.u_threshold_computed
+    if point.status == "degenerate":
+        given = "no value" if computed is None else f"{computed:.4f}"
+        return f"{point.policy} gives {given}, degenerate and not used: every token asks"
+    if point.u_threshold is not None:
+        return f"keep the draft when {point.signal} <= {point.u_threshold:.4f}"
+    return "unknown" if point.skip_rate is None else "none in use"
+
+
+def _entries(point: "OperatingPoint") -> str:
+    if point.k is not None:
+        return f"k = {point.k}, "
+    return "" if point.k_mean is None else f"k = {point.k_mean:.1f} on average, "
+
+
+def _print_modes(console: "Console", point: "OperatingPoint") -> None:
+    """Every mode on this link; the chosen one is marked."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE, padding=(0, 1), collapse_padding=True, pad_edge=False)
+    for title in ("mode", "tokens/s", "latency", "bits/upload", "skip", "passes", "threshold", "k", "bias", ""):
+        table.add_column(title, justify="left" if title in ("mode", "") else "right", no_wrap=True)
+    for row in point.baselines:
+        marker = "* " if row.mode is point.mode else "  "
+        table.add_row(marker + row.mode, *_cells(row))
+    console.print(table)
+
+
+def _cells(row: "ModeRow") -> tuple[str, ...]:
+    return (
+        _number(row.throughput_tokens_per_s),
+        _seconds(row.latency_s),
+        _bits(row.payload_bits),
+        "-" if row.skip_rate is None else f"{row.skip_rate:.3f}",
+        "-" if row.server_passes_per_token is None else f"{row.server_passes_per_token:.3f}",
+        _bias(row.u_threshold),
+        "-" if row.k is None else str(row.k),
+        _bias(row.bias),
+        row.bias_kind if row.bias is not None else "unknown",
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _bias(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
+
+
+def _bits(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.0f}"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else format_si(value, "s")

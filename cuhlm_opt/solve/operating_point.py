@@ -1,0 +1,227 @@
+"""`solve`: from a calibration, a link and a bias budget to an operating point."""
+
+from enum import StrEnum
+from typing import TypeVar
+
+from cuhlm_opt.artefacts import CalibrationRef, Link, OperatingPoint
+from cuhlm_opt.channel import AwgnChannel
+from cuhlm_opt.errors import InfeasibleError, InputError, unknown_name
+from cuhlm_opt.latency import Accounting, TokenTime
+from cuhlm_opt.modes import Distortion, Mode
+from cuhlm_opt.payload import Format
+from cuhlm_opt.solve.load import Evidence, load_evidence
+from cuhlm_opt.solve.modes_table import ModePoint, hlm_throughput, mode_point, mode_row, throughput
+from cuhlm_opt.solve.problem import Problem, choose_signal, effective_times
+from cuhlm_opt.solve.statements import assumptions, binding, infeasible_theta, numeric_floor, recommend, warnings
+from cuhlm_opt.solve.threshold import Gate, Policy, Signal
+from cuhlm_opt.units import check_fraction
+
+_Choice = TypeVar("_Choice", bound=StrEnum)
+
+
+def solve(
+    calibration: str = "qwen2.5-coder",
+    *,
+    bandwidth_hz: float,
+    snr_db: float = 10.0,
+    rtt_s: float = 0.0,
+    downlink_s: float = 0.0,
+    domain: str | None = None,
+    max_bias: float = 0.02,
+    policy: str = Policy.BUDGET,
+    mode: str = Mode.CU_HLM_OFFLINE,
+    signal: str | None = None,
+    distortion: str = Distortion.BOUND,
+    theta: float | None = None,
+    b_prob: int = 8,
+    law_format: str = Format.DENSE,
+    accounting: str = Accounting.MEAN_LATENCY,
+    answer_tokens: int = 128,
+    slm_s: float | None = None,
+    gate_s: float | None = None,
+    llm_s: float | None = None,
+) -> OperatingPoint:
+    """Solve for the operating point of one mode, beside every other mode on the same link.
+
+    Args:
+        calibration: name of a shipped calibration, or the folder of one.
+        bandwidth_hz: W > 0.
+        snr_db: signal-to-noise ratio in [-100, 100] dB.
+        rtt_s: round trip >= 0.
+        downlink_s: downlink of one token >= 0.
+        domain: domain of the records; None takes the only one, or `general`, with a warning.
+        max_bias: budget, the largest TV per token against the LLM's law, in [0, 1].
+        policy: how the threshold is chosen, see `Policy`.
+        mode: decoding mode, see `Mode`.
+        signal: uncertainty that the gate reads, see `Signal`; None takes `u_bar` where it was fitted.
+        distortion: what the truncation size is chosen by, see `Distortion`.
+        theta: truncation tolerance >= 0; None takes what the budget leaves (bound), or 0.1 [P2] (surrogate).
+        b_prob: bits of a probability, 1 to 64.
+        law_format: how a full law is written, see `Format`.
+        accounting: how latencies become throughput, see `Accounting`.
+        answer_tokens: T >= 1, over which `llm` spreads its one round trip.
+        slm_s: time of an SLM step, instead of the measured one.
+        gate_s: time of the gate, likewise.
+        llm_s: time of an LLM pass over one token, likewise; passes over more tokens scale with it.
+
+    Returns:
+        The operating point. What needs records or times that are not there is null, and a warning says so. A published
+        threshold outside [0, 1] has status `degenerate`: it is shown, and not used.
+
+    Raises:
+        InputError: an argument or a file is wrong.
+        InfeasibleError: a given `theta` alone exceeds the budget.
+
+    Example:
+        >>> point = solve("published-cu-hlm", bandwidth_hz=10e6, policy="risk-averse")
+        >>> round(point.u_threshold, 4), point.skip_rate, point.status
+        (0.081, None, 'incomplete')
+    """
+    channel = AwgnChannel(bandwidth_hz=bandwidth_hz, snr=_linear(snr_db), rtt_s=rtt_s, downlink_s=downlink_s)
+    budget, tolerance = check_fraction(max_bias, "--max-bias"), _check_theta(theta)
+    chosen_mode, chosen_policy = _choose("--mode", mode, Mode), _choose("--policy", policy, Policy)
+    rule = _choose("--distortion", distortion, Distortion)
+    full_format, counting = _choose("--format", law_format, Format), _choose("--accounting", accounting, Accounting)
+    bits, length = _check_count("--b-prob", b_prob, 64), _check_count("--answer-tokens", answer_tokens, 10**9)
+    evidence = load_evidence(calibration, domain)
+    chosen_signal = choose_signal(evidence.fit, signal)
+    if chosen_mode in (Mode.EXACT, Mode.COARSE) and chosen_signal is not Signal.U_BAR and evidence.records is not None:
+        raise InputError(f"--signal {str(chosen_signal)!r} is not allowed in mode {str(chosen_mode)!r}; use u_bar")
+    problem = Problem(
+        calibration=evidence.calibration,
+        fit=evidence.fit,
+        signal=chosen_signal,
+        gate=None if evidence.records is None else Gate(evidence.records, chosen_signal),
+        times=effective_times(evidence.calibration.times, slm_s, gate_s, llm_s),
+        channel=channel,
+        budget=budget,
+        policy=chosen_policy,
+        distortion=rule,
+        theta=tolerance,
+        b_prob=bits,
+        law_format=full_format,
+        accounting=counting,
+        answer_tokens=length,
+    )
+    given = {"SLM step": slm_s, "gate": gate_s, "LLM pass": llm_s}
+    overridden = tuple(name for name, value in given.items() if value is not None)
+    point = _operating_point(problem, evidence, chosen_mode, snr_db, overridden)
+    bounded = problem.policy is Policy.BUDGET and point.distortion is Distortion.BOUND
+    if bounded and (point.bias_truncation or 0.0) > problem.budget:
+        raise InfeasibleError(infeasible_theta(point))
+    return point
+
+
+def _operating_point(
+    problem: Problem, evidence: Evidence, mode: Mode, snr_db: float, given_times: tuple[str, ...]
+) -> OperatingPoint:
+    """Solve every mode, and put the chosen one in the foreground."""
+    points = _solve_modes(problem, mode)
+    point = points[mode]
+    truncation, time = point.truncation, point.time
+    tokens_per_s = throughput(problem, point)
+    channel, calibration = problem.channel, problem.calibration
+    gated = problem.gate is not None and mode.skips and mode is not Mode.RANDOM
+    return OperatingPoint(
+        status="degenerate" if problem.degenerate else "incomplete" if tokens_per_s is None else "optimal",
+        policy=problem.policy,
+        mode=mode,
+        signal=problem.signal,
+        u_threshold=point.threshold,
+        u_threshold_computed=point.threshold if problem.policy is Policy.BUDGET else problem.computed_threshold,
+        skip_rate=point.skip_rate,
+        skip_rate_ci=problem.gate.skip_rate_interval(point.threshold) if problem.gate and gated else None,
+        k=point.k,
+        k_mean=point.entries if mode.truncates else None,
+        truncation_rule=None if truncation is None else truncation.rule,
+        distortion=None if truncation is None else truncation.distortion,
+        theta=None if truncation is None else truncation.theta,
+        b_prob=problem.b_prob,
+        format=problem.law_format,
+        draft_length=1,
+        payload_bits=point.payload_bits,
+        compression=_compression(point, calibration.vocab_size),
+        uplink_s=None if point.payload_bits is None else channel.uplink_s(point.payload_bits),
+        latency_s=None if time is None else time.mean_s,
+        latency_p95_s=None if time is None else _quantile(time, 0.95),
+        throughput_tokens_per_s=tokens_per_s,
+        speedup_vs_hlm=_ratio(tokens_per_s, hlm_throughput(problem, Format.DENSE)),
+        speedup_vs_hlm_published=_ratio(tokens_per_s, hlm_throughput(problem, Format.PUBLISHED)),
+        bias_skip=point.bias_skip,
+        bias_truncation=point.bias_truncation,
+        bias_quantisation=None,
+        bias_total=point.bias,
+        bias_budget=problem.budget,
+        numeric_floor=numeric_floor(problem),
+        certificate=None,
+        binding=binding(problem, point),
+        accounting=problem.accounting,
+        domain=evidence.domain,
+        temperature=1.0 if calibration.temperature is None else calibration.temperature,
+        top_p=1.0 if calibration.top_p is None else calibration.top_p,
+        slope=problem.line.a,
+        intercept=problem.line.b,
+        answer_tokens=problem.answer_tokens,
+        channel=Link(
+            bandwidth_hz=channel.bandwidth_hz,
+            snr_db=snr_db,
+            rate_bps=channel.rate_bps,
+            rtt_s=channel.rtt_s,
+            downlink_s=channel.downlink_s,
+        ),
+        times=problem.times,
+        baselines=tuple(mode_row(problem, other) for other in points.values()),
+        recommended=recommend(problem, list(points.values())),
+        assumptions=tuple(assumptions(problem, evidence, point, given_times)),
+        calibration=CalibrationRef(id=calibration.id, pair=calibration.pair, domain=evidence.domain),
+        warnings=tuple(warnings(problem, evidence, point)),
+    )
+
+
+def _solve_modes(problem: Problem, chosen: Mode) -> dict[Mode, ModePoint]:
+    """Every mode at its own point; `random` at the skip rate of the chosen mode, or of `u-hlm` where that has none."""
+    points: dict[Mode, ModePoint] = {mode: mode_point(problem, mode) for mode in Mode if mode is not Mode.RANDOM}
+    model = points[chosen if chosen.skips and chosen is not Mode.RANDOM else Mode.U_HLM]
+    points[Mode.RANDOM] = mode_point(problem, Mode.RANDOM, model.skip_rate)
+    return {mode: points[mode] for mode in Mode}
+
+
+def _quantile(time: TokenTime, share: float) -> float:
+    """Quantile of the two-point law of a token's latency."""
+    return time.skipped_s if time.skip_rate >= share else time.asked_s
+
+
+def _compression(point: ModePoint, vocab_size: int) -> float | None:
+    """Share of the vocabulary that an upload leaves out, 1 - k/|V| [P]; None where nothing is uploaded."""
+    if point.entries is None or point.mode in (Mode.SLM, Mode.LLM):
+        return None
+    return 1.0 - point.entries / vocab_size
+
+
+def _ratio(value: float | None, reference: float | None) -> float | None:
+    return value / reference if value is not None and reference else None
+
+
+def _linear(snr_db: float) -> float:
+    if not abs(snr_db) <= 100:
+        raise InputError(f"--snr {snr_db!r} dB is not allowed; give decibels between -100 and 100")
+    return float(10 ** (snr_db / 10))
+
+
+def _choose(argument: str, value: str, names: type[_Choice]) -> _Choice:
+    """The member of `names` that `value` names."""
+    if value not in list(names):
+        raise unknown_name(argument, str(value), list(names))
+    return names(value)
+
+
+def _check_theta(theta: float | None) -> float | None:
+    if theta is not None and not 0 <= theta < float("inf"):
+        raise InputError(f"--theta {theta!r} is not allowed; give a finite number >= 0")
+    return theta
+
+
+def _check_count(argument: str, value: int, largest: int) -> int:
+    if not 1 <= value <= largest:
+        raise InputError(f"{argument} {value!r} is not allowed; give a whole number from 1 to {largest}")
+    return value

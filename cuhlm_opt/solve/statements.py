@@ -1,0 +1,228 @@
+"""What a result rests on, and what a reader must be told: sentences for people, made from the figures used."""
+
+from cuhlm_opt.artefacts import OperatingPoint, Recommendation, Times
+from cuhlm_opt.latency import Accounting
+from cuhlm_opt.modes import Mode
+from cuhlm_opt.payload import Format
+from cuhlm_opt.records import T_LIMIT
+from cuhlm_opt.solve.load import Evidence
+from cuhlm_opt.solve.modes_table import ModePoint, throughput
+from cuhlm_opt.solve.problem import Problem
+from cuhlm_opt.solve.threshold import Policy, Signal
+from cuhlm_opt.units import format_si
+
+_CONTEXTS = {
+    "llm": "drawn by the LLM alone, the law of HLM's own output",
+    "slm": "drawn by the SLM alone",
+    "hybrid": "drawn by the hybrid",
+}
+
+
+def assumptions(problem: Problem, evidence: Evidence, point: ModePoint, given_times: tuple[str, ...]) -> list[str]:
+    """Everything that entered the figures by default, by measurement or by choice."""
+    channel = problem.channel
+    return [
+        f"uplink: AWGN at the Shannon rate W log2(1 + SNR) = {format_si(channel.rate_bps, 'bit/s')}, "
+        "for short messages too [P]",
+        f"round trip {format_si(channel.rtt_s, 's')}, downlink {format_si(channel.downlink_s, 's')} a token; "
+        "token ids ride free in both directions, as published [P2]",
+        f"a probability takes {problem.b_prob} bits; what rounding to them adds to the bias is not included",
+        _formats(problem),
+        _accounting(problem),
+        "one draft a round, no pipelining; catching up on skipped tokens is one LLM pass, "
+        "and skips are taken as independent from token to token",
+        f"answers of {problem.answer_tokens} tokens, over which llm spreads its one round trip; "
+        "reading the prompt is not counted",
+        *_times(problem, given_times),
+        *_records(problem, evidence),
+        *_threshold(problem, point),
+        *([f"truncation {point.truncation.rule}"] if point.truncation else []),
+        "a bias is a TV distance per token between the law of the output and the LLM's, averaged over positions",
+        "compression is the share of vocabulary entries that an upload leaves out [P]",
+    ]
+
+
+def warnings(problem: Problem, evidence: Evidence, point: ModePoint) -> list[str]:
+    """What should keep a reader from using the figures as they are."""
+    found = []
+    if problem.degenerate:
+        found.append(_degenerate(problem))
+    if not evidence.domain_given and len(evidence.calibration.domains) > 1:
+        others = ", ".join(sorted(evidence.calibration.domains))
+        found.append(
+            f"domain not chosen, {evidence.domain!r} taken (recorded: {others}); "
+            "a threshold does not carry over from one domain to another"
+        )
+    floor = numeric_floor(problem)
+    if floor is not None and floor >= problem.budget:
+        found.append(
+            f"numeric floor {floor:.4f} at or above the budget {problem.budget:g}: one model read in two ways differs "
+            "from itself by as much; keep one chunk plan for calibrating and decoding"
+        )
+    if problem.gate is None:
+        found.append(
+            f"calibration {evidence.calibration.id!r} has no records: skip rate, truncation, bias and what follows "
+            "from them are null"
+            + (
+                "; the budget policy needs records, use risk-averse or risk-prone"
+                if problem.policy is Policy.BUDGET
+                else ""
+            )
+        )
+    if problem.times is None:
+        found.append("no compute times: throughput and latency are null; give --slm-time and --llm-time")
+    if point.bias is not None and point.bias > problem.budget:
+        found.append(f"{point.bias_kind} bias {point.bias:.4f} of {point.mode} exceeds the budget {problem.budget:g}")
+    if problem.gate is not None and point.bias is None:
+        found.append(f"bias of {point.mode} unknown: {point.law}")
+    if problem.gate is not None and point.mode.skips and point.skip_rate == 0 and not problem.degenerate:
+        found.append(f"no threshold keeps a draft within the budget {problem.budget:g}: every token asks")
+    if problem.gate is not None and not problem.gate.is_exact_at(point.threshold):
+        found.append(
+            f"figures at this threshold rest on the one recorded draft of each position, "
+            f"not on all drafts (signal {problem.signal}, thresholds from {T_LIMIT} below 1)"
+        )
+    return found
+
+
+def numeric_floor(problem: Problem) -> float | None:
+    """The larger of the two models' floors."""
+    floor = problem.calibration.numeric_floor
+    return None if floor is None else max(floor.slm, floor.llm)
+
+
+def recommend(problem: Problem, points: list[ModePoint]) -> Recommendation:
+    """The fastest mode whose exact or bounded bias is within the budget, in one sentence with those it beat.
+
+    `random` is a control and is not recommended; between equals the one that sends less is.
+    """
+    speeds = {point.mode: throughput(problem, point) for point in points}
+    fit = [
+        point
+        for point in points
+        if point.mode is not Mode.RANDOM
+        and speeds[point.mode] is not None
+        and point.bias_kind != "none"
+        and point.bias is not None
+        and point.bias <= problem.budget
+    ]
+    if problem.times is None or not fit:
+        return Recommendation(mode=None, reason="no compute times are known, so modes cannot be ranked")
+    ranked = sorted(fit, key=lambda point: (-(speeds[point.mode] or 0.0), point.payload_bits or 0.0))
+    best = ranked[0]
+
+    def describe(point: ModePoint) -> str:
+        return f"{speeds[point.mode]:.4g} tokens/s, {_bias(point)}"
+
+    parts = [f"fastest within the budget {problem.budget:g}: {describe(best)}"]
+    if best.mode is Mode.COARSE:
+        parts[0] += f", {best.payload_bits:.1f} bits an upload, and nothing lost to truncation"
+    if len(ranked) > 1:
+        parts.append(f"next {ranked[1].mode}: {describe(ranked[1])}")
+    if Mode.LLM not in (point.mode for point in ranked[:2]):
+        parts.append(f"llm: {speeds[Mode.LLM]:.4g} tokens/s")
+    hybrid = next((point for point in ranked if point.mode.skips and point.skip_rate), None)
+    if best.mode is Mode.LLM and hybrid is not None:
+        parts.append(
+            f"a hybrid is slower here, its case is {1 - (hybrid.skip_rate or 0.0):.2f} LLM passes a token "
+            f"({hybrid.mode}), privacy, and going on without a network"
+        )
+    return Recommendation(mode=best.mode, reason="; ".join(parts))
+
+
+def binding(problem: Problem, point: ModePoint) -> str | None:
+    """What keeps the threshold from being larger: the bias budget, the reach of the records, or a published policy."""
+    if problem.gate is None or not point.mode.skips or point.mode is Mode.RANDOM:
+        return None
+    if problem.policy is not Policy.BUDGET:
+        return "policy"
+    levels = problem.gate.curve.levels
+    if point.threshold is not None and point.threshold >= levels[-1]:
+        return None
+    beyond = problem.signal is Signal.U_BAR and len(levels) > 1 and point.threshold == levels[-2]
+    return "records" if beyond else "max_bias"
+
+
+def infeasible_theta(point: OperatingPoint) -> str:
+    """Why a given tolerance leaves nothing to solve, and what to relax."""
+    return (
+        f"--theta {point.theta!r} lets truncation add {point.bias_truncation:.4f}, above --max-bias "
+        f"{point.bias_budget!r}; lower --theta to {point.bias_budget!r}, or raise --max-bias"
+    )
+
+
+def _bias(point: ModePoint) -> str:
+    if not point.bias:
+        return "no bias"
+    return f"{'bias' if point.bias_kind == 'exact' else 'bias at most'} {point.bias:.4f}"
+
+
+def _formats(problem: Problem) -> str:
+    full = "dense, without indices" if problem.law_format is Format.DENSE else "with an index for each entry [P2]"
+    return f"full laws are sent {full}; truncated laws and coarse messages with an index for each entry [P2]"
+
+
+def _accounting(problem: Problem) -> str:
+    if problem.accounting is Accounting.MEAN_LATENCY:
+        return "throughput is 1 / E[latency of a token], in every row"
+    return "throughput is E[1 / latency of a token], at least 1 / E[latency], in every row"
+
+
+def _times(problem: Problem, given: tuple[str, ...]) -> list[str]:
+    times: Times | None = problem.times
+    if times is None:
+        return []
+    passes = ", ".join(f"{n}: {format_si(seconds, 's')}" for n, seconds in sorted(times.llm_pass_s.items()))
+    source = "measured with the calibration" if problem.calibration.times else "as given"
+    override = f"; given: {', '.join(given)}" if given and problem.calibration.times else ""
+    return [
+        f"compute times {source}{override}: SLM step {format_si(times.slm_s, 's')}, "
+        f"gate {format_si(times.gate_s, 's')}, LLM pass over n tokens {passes}"
+    ]
+
+
+def _records(problem: Problem, evidence: Evidence) -> list[str]:
+    calibration = problem.calibration
+    if problem.gate is None:
+        return ["temperature and top-p are not part of a published model and stand at 1"]
+    records = problem.gate.records
+    source = str(calibration.provenance.get("source", "llm"))
+    return [
+        f"records: {records.n_tokens} positions of {records.n_prompts} prompts, domain {evidence.domain!r}, "
+        f"temperature {_given_or_1(calibration.temperature)}, top-p {_given_or_1(calibration.top_p)}, "
+        f"contexts {_CONTEXTS.get(source, source)}"
+    ]
+
+
+def _threshold(problem: Problem, point: ModePoint) -> list[str]:
+    if problem.policy is not Policy.BUDGET:
+        return [
+            f"threshold from the line E[beta | u] = {problem.line.a:.4g} u {problem.line.b:+.4g} "
+            f"of signal {problem.signal} by the {problem.policy} formula [P2]"
+        ]
+    if problem.gate is None:
+        return []
+    averaged = "averaged over all drafts" if problem.signal is Signal.U_BAR else "from the one recorded draft"
+    return [
+        f"each mode's threshold is the largest recorded level of {problem.signal} whose bias, {averaged}, is within "
+        "the budget: a plug-in estimate without a certificate; beside a truncation bound the budget is shared so that "
+        "throughput is largest"
+    ]
+
+
+def _degenerate(problem: Problem) -> str:
+    line, computed = problem.line, problem.computed_threshold
+    if problem.policy is Policy.RISK_AVERSE:
+        formula, numbers = "-b/a", f"-({line.b:.4g})/{line.a:.4g}"
+    else:
+        delta = problem.fit.delta.value
+        known = "unknown" if delta is None else f"{delta:.4g}"
+        formula, numbers = "(Delta - b)/a", f"({known} - ({line.b:.4g}))/{line.a:.4g}"
+    outcome = "has no value" if computed is None else f"= {computed:.4f} leaves [0, 1]"
+    return (
+        f"degenerate: the {problem.policy} threshold {formula} = {numbers} {outcome}; it is not used, every token asks"
+    )
+
+
+def _given_or_1(value: float | None) -> str:
+    return "1, assumed" if value is None else f"{value:g}"

@@ -1,0 +1,198 @@
+"""Truncation sizes by every rule against definitions, and the shared budget against a search over every pair."""
+
+import json
+
+import numpy as np
+import pytest
+from synthetic_records import TIMES, synthetic_positions
+
+from cuhlm_opt.channel import AwgnChannel
+from cuhlm_opt.latency import Accounting, ComputeTimes, token_time
+from cuhlm_opt.modes import Mode
+from cuhlm_opt.payload import published_bits
+from cuhlm_opt.records import GRID_STEP, Records
+from cuhlm_opt.solve.joint import Objective, expected_pass_s, share_offline, share_online
+from cuhlm_opt.solve.threshold import Gate, Signal
+from cuhlm_opt.solve.truncation import (
+    offline_by_bound,
+    offline_by_surrogate,
+    offline_profile,
+    online_by_bound,
+    online_by_surrogate,
+    online_tolerances,
+    online_within,
+)
+
+V = 300
+POSITIONS, TABLE, METADATA = synthetic_positions(seed=2, vocab_size=V)
+CODE = [position for position in POSITIONS if position.domain == "code"]
+CHANNEL = AwgnChannel(bandwidth_hz=2e5, snr=10.0)
+COMPUTE = ComputeTimes(slm_s=TIMES.slm_s, gate_s=TIMES.gate_s, llm_pass_s=TIMES.llm_pass_s)
+
+
+@pytest.fixture(scope="module")
+def records() -> Records:
+    return Records.of(TABLE.replace_schema_metadata({b"cuhlm_opt": json.dumps(METADATA)}), "code")
+
+
+@pytest.fixture(scope="module")
+def gate(records) -> Gate:
+    return Gate(records, Signal.U_BAR)
+
+
+def distance(x: np.ndarray, k: int) -> float:
+    """TV(x, x_hat_k), with x_hat written out."""
+    order = np.argsort(-x, kind="stable")
+    x_hat = np.full(V, (1 - x[order[:k]].sum()) / max(V - k, 1))
+    x_hat[order[:k]] = x[order[:k]]
+    return 0.5 * float(np.abs(x - x_hat).sum())
+
+
+def surrogate(x: np.ndarray, k: int, x_d: float, beta: float) -> float:
+    """The published U, eta = 1 [P2, THEORY 2.7]."""
+    return 2 * distance(x, k) / ((1 - x_d) * np.log(1 + np.exp(-1)) + x_d * np.log(1 + np.exp(-beta)))
+
+
+def first(sizes, values, theta):
+    return next(int(k) for k, value in zip(sizes, values, strict=True) if value <= theta)
+
+
+@pytest.mark.parametrize("theta", [0.3, 0.1, 0.02, 0.003])
+def test_offline_size_is_the_first_within_theta(records, theta):
+    exact = [np.mean([distance(position.x, int(k)) for position in CODE]) for k in records.k_grid]
+    profile = offline_profile(records)
+    assert np.all((profile >= np.array(exact) - 1e-9) & (profile <= np.array(exact) + GRID_STEP))
+    assert np.all(np.diff(profile) <= 0)
+    chosen = offline_by_bound(records, theta)
+    assert chosen.k == first(records.k_grid, profile, theta)
+    assert chosen.bias <= theta
+
+
+def test_no_tolerance_takes_the_whole_vocabulary(records):
+    assert offline_by_bound(records, 0.0).k == V
+    assert offline_by_bound(records, 0.0).bias == 0.0
+    assert online_by_bound(records, 0.0).bias == 0.0
+
+
+@pytest.mark.parametrize("theta", [1.0, 0.3, 0.1, 0.02])
+def test_offline_surrogate_averages_over_drafts(records, theta):
+    values = [
+        np.mean([surrogate(p.x, int(k), d, b) for p, d, b in zip(CODE, records.x_d, records.beta, strict=True)])
+        for k in records.k_grid
+    ]
+    chosen = offline_by_surrogate(records, theta)
+    # Rounding the profile up by at most GRID_STEP raises U by at most 2 GRID_STEP / l(-1).
+    slack = 2 * GRID_STEP / np.log(1 + np.exp(-1))
+    assert first(records.k_grid, values, theta) <= chosen.k <= first(records.k_grid, np.array(values) + slack, theta)
+    assert chosen.bias == offline_profile(records)[list(records.k_grid).index(chosen.k)]
+
+
+@pytest.mark.parametrize("theta", [0.3, 0.05, 0.01])
+def test_online_sizes_are_the_first_within_theta_at_each_position(records, theta):
+    chosen = online_by_bound(records, theta)
+    for position, size in zip(CODE, chosen.sizes, strict=True):
+        exact = np.array([distance(position.x, int(k)) for k in records.k_grid])
+        assert first(records.k_grid, exact, theta) <= size <= first(records.k_grid, exact + GRID_STEP, theta)
+    spent = [distance(position.x, int(size)) for position, size in zip(CODE, chosen.sizes, strict=True)]
+    assert np.mean(spent) <= chosen.bias <= theta
+
+
+@pytest.mark.parametrize("signal", list(Signal))
+def test_online_surrogate_replaces_beta_by_the_clipped_line(records, signal):
+    slope, intercept, theta = 0.8, -0.1, 0.2
+    chosen = online_by_surrogate(records, theta, signal, slope, intercept)
+    assert chosen.bias is None
+    u = records.u_bar if signal is Signal.U_BAR else records.u_mc
+    slack = 2 * GRID_STEP / np.log(1 + np.exp(-1))
+    for index, position in enumerate(CODE):
+        beta = min(max(slope * u[index] + intercept, 0.0), 1.0)
+        values = np.array([surrogate(position.x, int(k), records.x_d[index], beta) for k in records.k_grid])
+        low, high = (first(records.k_grid, values + extra, theta) for extra in (0.0, slack))
+        assert low <= chosen.sizes[index] <= high
+
+
+def test_widest_tolerance_within_a_limit(records):
+    limit = 0.01
+    biases = [online_by_bound(records, float(theta)).bias for theta in online_tolerances()]
+    assert np.all(np.diff(biases) >= 0)
+    assert online_within(records, limit).bias == max(bias for bias in biases if bias <= limit)
+    assert online_within(records, 0.0).bias == 0.0
+
+
+@pytest.mark.parametrize(
+    "passes", [{1: 0.04, 2: 0.05, 4: 0.068, 8: 0.1, 16: 0.2}, {1: 0.04}, {2: 0.04, 4: 0.06}, {1: 0.04, 2: 0.03}]
+)
+@pytest.mark.parametrize("skip_rate", [0.0, 0.3, 0.75, 0.95])
+def test_expected_pass_against_the_sum_over_catch_up_lengths(passes, skip_rate):
+    """(1 - p) sum_n (1 - p) p^(n-1) tau(n); the sum is cut at a tail of 1e-9, whose mean length is 1e-9 (n + 1/(1-p))."""
+    times = ComputeTimes(slm_s=0.02, gate_s=0.0, llm_pass_s=passes)
+    closed = float(expected_pass_s(times, np.array([skip_rate]))[0])
+    assert closed == pytest.approx((1 - skip_rate) * times.mean_llm_s(skip_rate), abs=1e-6)
+
+
+@pytest.mark.parametrize("accounting", list(Accounting))
+@pytest.mark.parametrize("skip_rate", [0.0, 0.4, 0.9])
+def test_objective_is_the_throughput_of_the_latency_model(accounting, skip_rate):
+    objective = Objective(times=COMPUTE, channel=CHANNEL, accounting=accounting, b_prob=8, vocab_size=V)
+    time = token_time(
+        Mode.CU_HLM_OFFLINE, COMPUTE, CHANNEL, payload_bits=published_bits(40, V), skip_rate=skip_rate, answer_tokens=1
+    )
+    worth = objective(np.array([skip_rate]), np.array([40.0]))[0]
+    assert worth == pytest.approx(time.throughput(accounting), rel=1e-6)
+
+
+def worth_of(skipping, sizes) -> float:
+    entries = skipping.mean_over_asking(sizes)
+    time = token_time(
+        Mode.CU_HLM_OFFLINE,
+        COMPUTE,
+        CHANNEL,
+        payload_bits=published_bits(entries, V),
+        skip_rate=skipping.skip_rate,
+        answer_tokens=1,
+    )
+    return time.throughput(Accounting.MEAN_LATENCY)
+
+
+@pytest.mark.parametrize("budget", [0.0, 0.01, 0.03, 0.1, 0.4])
+@pytest.mark.parametrize("share", [share_offline, share_online])
+def test_shared_budget_is_the_best_of_every_pair(records, gate, budget, share):
+    """No pair (t, k), or (t, theta), with E[s beta] + TV(x, x_hat) <= budget is faster [N, THEORY 4.5]."""
+    objective = Objective(times=COMPUTE, channel=CHANNEL, accounting=Accounting.MEAN_LATENCY, b_prob=8, vocab_size=V)
+    chosen = share(gate, budget, objective)
+    threshold = gate.largest_within(budget, chosen.bias)
+    at = gate.at(threshold)
+    assert np.mean(at.risk) + chosen.bias <= budget
+    if share is share_offline:
+        candidates = [offline_by_bound(records, value) for value in offline_profile(records)]
+    else:
+        candidates = [online_by_bound(records, float(theta)) for theta in online_tolerances()]
+    levels = [None, *gate.curve.levels[:: max(1, len(gate.curve.levels) // 40)].tolist()]
+    best = max(
+        worth_of(other, candidate.sizes)
+        for other in map(gate.at, levels)
+        for candidate in candidates
+        if np.mean(other.risk) + candidate.bias <= budget
+    )
+    assert worth_of(at, chosen.sizes) >= best * (1 - 1e-6)
+
+
+def test_narrow_link_sends_less_than_a_wide_one(gate):
+    def entries(bandwidth_hz: float) -> float:
+        channel = AwgnChannel(bandwidth_hz=bandwidth_hz, snr=10.0)
+        objective = Objective(
+            times=COMPUTE, channel=channel, accounting=Accounting.MEAN_LATENCY, b_prob=8, vocab_size=V
+        )
+        return share_offline(gate, 0.03, objective).k
+
+    assert entries(1e3) < entries(1e8)
+
+
+def test_without_times_the_link_alone_is_compared(gate):
+    objective = Objective(times=None, channel=CHANNEL, accounting=Accounting.MEAN_LATENCY, b_prob=8, vocab_size=V)
+    chosen = share_offline(gate, 0.05, objective)
+    bits = (1 - gate.at(gate.largest_within(0.05, chosen.bias)).skip_rate) * chosen.k
+    for value in offline_profile(gate.records):
+        if value <= 0.05:
+            other = offline_by_bound(gate.records, float(value))
+            assert bits <= (1 - gate.at(gate.largest_within(0.05, other.bias)).skip_rate) * other.k + 1e-9
