@@ -1,10 +1,10 @@
 """Cluster bootstrap over prompts: intervals for whatever is a function of sums over prompts [N].
 
-Tokens of one answer depend on each other, prompts do not: whole prompts are resampled. A resample is a vector of counts,
-multinomial over prompts, and its sums are one matrix product with the sums of each prompt, so that hundreds of
+Tokens of one answer depend on each other, prompts do not: whole prompts are resampled. A resample is a vector of
+counts, multinomial over prompts, and its sums are one product with the sums of each prompt, so that hundreds of
 resamples cost milliseconds whatever the number of tokens. Intervals are of percentile type (Efron, Tibshirani, "An
-Introduction to the Bootstrap", 1993; for clusters, Cameron, Gelbach, Miller, "Bootstrap-Based Improvements for Inference with
-Clustered Errors", 2008): they keep the order of monotone transformations, and are a little short for few prompts.
+Introduction to the Bootstrap", 1993; for clusters, Cameron, Gelbach, Miller, "Bootstrap-Based Improvements for
+Inference with Clustered Errors", 2008): they follow monotone transformations, and are a little short for few prompts.
 """
 
 from collections.abc import Callable, Mapping
@@ -76,7 +76,8 @@ class ClusterBootstrap:
         n = self.counts.shape[1]
         if sums.ndim != 2 or len(sums) != n:
             raise InputError(f"sums of shape {sums.shape} are not allowed; give one row for each of {n} prompts")
-        values, replicates = statistics(sums.sum(axis=0)), statistics(self.counts @ sums)
+        resampled = np.einsum("bn,np->bp", self.counts, sums)  # too small for BLAS, whose threads wait for busy cores
+        values, replicates = statistics(sums.sum(axis=0)), statistics(resampled)
         return {name: _interval(float(values[name]), replicates[name], level, n) for name in values}
 
 
@@ -108,7 +109,7 @@ def line_sums(prompt: NDArray[np.integer], u: NDArray[np.floating], beta: NDArra
 
 
 def line_statistics(sums: Array) -> dict[str, Array]:
-    """Least-squares line of beta on u and what follows from it, from the totals of `line_sums` [P, P2, THEORY 2.3, 2.4].
+    """Least-squares line of beta on u and what follows from it, from the totals of `line_sums` [P, P2, THEORY 2].
 
     Returns:
         `a`, `b` of E[beta | u] = a u + b; `r`, their correlation over tokens; `delta` = P(y_d < x_d); `mean_beta`;
@@ -154,8 +155,8 @@ def noise_statistics(samples: int) -> Statistics:
 
 def _divide(numerator: Array, denominator: Array, where: NDArray[np.bool_]) -> Array:
     """Quotient, nan where not `where`."""
-    out = np.full(np.shape(numerator), np.nan)
-    return np.divide(numerator, denominator, out=out, where=where)
+    quotient: Array = np.divide(numerator, denominator, out=np.full(np.shape(numerator), np.nan), where=where)
+    return quotient
 
 
 def _interval(value: float, replicates: Array, level: float, n_prompts: int) -> Interval:

@@ -35,7 +35,7 @@ def derive() -> Derivation:
         statement="for u ~ Beta(p, q) and E[beta | u] = clip(a u + b, 0, 1): R(t) = a p/(p+q) [I_t(p+1, q) - "
         "I_t0(p+1, q)] + b [I_t(p, q) - I_t0(p, q)], t0 = max(0, -b/a), increasing from 0 at t0",
         latex=r"R(t) = \frac{a p}{p + q} \bigl[ I_t(p+1, q) - I_{t_0}(p+1, q) \bigr]"
-        r" + b \bigl[ I_t(p, q) - I_{t_0}(p, q) \bigr], \qquad t_0 = \max(0, -b/a)",
+        r" + b \bigl[ I_t(p, q) - I_{t_0}(p, q) \bigr], \\ t_0 = \max(0, -b/a)",
         source=Source.OWN,
         assumptions=("a > 0, a + b <= 1", "u ~ Beta(p, q)", "t0 <= t <= 1"),
         method="algebra",

@@ -28,7 +28,7 @@ def derive() -> Derivation:
         theory="8",
         statement="r(W) = W log2(1 + c/W) is increasing and concave in W (r'' = -c^2/(W (W + c)^2 ln 2)), 1/r is "
         "convex, and r = -rel_entr(W, W + c)/ln 2: sharing a band is a disciplined convex program",
-        latex=r"r(W) = W \log_2 \Bigl( 1 + \frac{c}{W} \Bigr), \quad r''(W) = -\frac{c^2}{W (W + c)^2 \ln 2} < 0,"
+        latex=r"r(W) = W \log_2 \Bigl( 1 + \frac{c}{W} \Bigr), \\ r''(W) = -\frac{c^2}{W (W + c)^2 \ln 2} < 0,"
         r" \quad \Bigl( \frac1r \Bigr)'' = \frac{2 r'^2}{r^3} - \frac{r''}{r^2} > 0",
         source=Source.OWN,
         assumptions=("each device has its own power, c_i does not depend on W_i",),

@@ -50,7 +50,7 @@ def derive() -> Derivation:
         statement="with every skippable token in K and the others lumped into one symbol, redrawn from y restricted"
         " to them, TV(output, y) = E_{d~x}[s_d beta_d], for any such K, even empty",
         latex=r"\{v : s_v > 0\} \subseteq K: \quad \mathrm{TV}(\mathrm{out}, y) = \sum_{v \in K} s_v (x_v - y_v)_+"
-        r" = \mathbb{E}_{d \sim x}[s_d \beta_d]",
+        r" = \mathrm{E}_{d \sim x}[s_d \beta_d]",
         source=Source.OWN,
         assumptions=("K and s are functions of x (and coins given d), the same on both sides", "s_v = 0 off K"),
         method=METHOD,

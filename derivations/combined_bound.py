@@ -45,7 +45,7 @@ def derive() -> Derivation:
         statement="TV(output, y) <= E[s beta] + TV(x, x_hat); when drafts are tested with the true x_d, <= E[s "
         "beta] + TV(x, x_hat) E[(1-s) beta] / max(R, R'); scaling by the transmitted mass is false when s"
         " depends on d",
-        latex=r"\mathrm{TV}(\mathrm{out}, y) \le \mathbb{E}[s \beta] + \mathrm{TV}(x, \hat x)",
+        latex=r"\mathrm{TV}(\mathrm{out}, y) \le \mathrm{E}[s \beta] + \mathrm{TV}(x, \hat x)",
         source=Source.OWN,
         assumptions=("x_hat is a law fixed before d is drawn", "s_d is a function of x and d, or such a coin"),
         method=METHOD,

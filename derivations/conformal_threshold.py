@@ -60,7 +60,7 @@ def derive() -> Derivation:
         statement="for exchangeable prompts and nondecreasing losses in [0, 1], the largest grid t with (n R_n(t) +"
         " 1)/(n + 1) <= eps has E[L_{n+1}(t)] <= eps; no t passes if n < 1/eps - 1",
         latex=r"\hat t = \max \Bigl\{ t : \frac{n R_n(t) + 1}{n + 1} \le \epsilon \Bigr\} \;\Longrightarrow\;"
-        r" \mathbb{E}[L_{n+1}(\hat t)] \le \epsilon",
+        r" \mathrm{E}[L_{n+1}(\hat t)] \le \epsilon",
         source=Source.OWN,
         assumptions=(
             "prompts are exchangeable",

@@ -26,7 +26,7 @@ class Derivation:
         name: the script's name.
         theory: section of THEORY.md.
         statement: the result in plain text.
-        latex: the result as LaTeX mathematics, for a display.
+        latex: the result as LaTeX mathematics, for a `gather*` display.
         source: whose statement it is.
         assumptions: what it rests on.
         method: how it was checked.

@@ -75,8 +75,8 @@ def derive() -> Derivation:
         statement="with k = k(d) and a test with the true x_d: TV(output, y) <= E[s beta] + sum_d (1-s_d)(x_d-y_d)+"
         " TV(x, x_hat^d)/max(R, R'_d) <= E[s beta] + max_d TV(x, x_hat^d); the mean of TV(x, x_hat^d) is "
         "no bound, and no such bound holds when the whole step uses x_hat^d",
-        latex=r"\mathrm{TV}(\mathrm{out}, y) \le \mathbb{E}[s\beta] + \sum_d (1 - s_d)(x_d - y_d)_+"
-        r"\frac{\mathrm{TV}(x, \hat x^d)}{\max(R, R'_d)} \le \mathbb{E}[s\beta] + \max_d \mathrm{TV}(x, \hat x^d)",
+        latex=r"\mathrm{TV}(\mathrm{out}, y) \le \mathrm{E}[s\beta] + \sum_d (1 - s_d)(x_d - y_d)_+"
+        r"\frac{\mathrm{TV}(x, \hat x^d)}{\max(R, R'_d)} \\ \le \mathrm{E}[s\beta] + \max_d \mathrm{TV}(x, \hat x^d)",
         source=Source.OWN,
         assumptions=("for the bound: drafts are tested with the true x_d, redraws use x_hat^d",),
         method="proof (lemma of true_draft_bound) + random rationals",

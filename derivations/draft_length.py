@@ -47,7 +47,7 @@ def derive() -> Derivation:
         "largest at g* = (z - 1)/A - 1/L, A = -ln alpha, z = -W_{-1}(-exp(-(1 + A (1/L - 1)))), if L < "
         "alpha A/(1 - alpha), else at 0; 2.673, 2.911, 13.29 at (alpha, L) = (.5, .07), (.8, .3), (.9, "
         ".05)",
-        latex=r"S(g) = \frac{1 - \alpha^{g+1}}{(1 - \alpha)(g L + 1)}, \qquad g^\star = \frac{z - 1}{A} - \frac1L,"
+        latex=r"S(g) = \frac{1 - \alpha^{g+1}}{(1 - \alpha)(g L + 1)}, \\ g^\star = \frac{z - 1}{A} - \frac1L,"
         r" \quad A = -\ln \alpha, \quad z = -W_{-1}\bigl(-e^{-(1 + A(1/L - 1))}\bigr)",
         source=Source.OWN,
         assumptions=("acceptances are independent, of probability alpha in (0, 1)", "L > 0"),

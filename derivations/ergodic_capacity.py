@@ -27,7 +27,7 @@ def derive() -> Derivation:
         name="ergodic_capacity",
         theory="8",
         statement="the ergodic capacity of Rayleigh fading with mean SNR g is e^(1/g) E1(1/g) / ln 2 bit/s/Hz",
-        latex=r"\mathbb{E}[\log_2(1 + \gamma)] = \frac{e^{1/g}\, E_1(1/g)}{\ln 2}",
+        latex=r"\mathrm{E}[\log_2(1 + \gamma)] = \frac{e^{1/g}\, E_1(1/g)}{\ln 2}",
         source=Source.OWN,
         assumptions=("Rayleigh fading: SNR exponential with mean g", "codewords span many fades"),
         method="algebra",

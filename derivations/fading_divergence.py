@@ -39,7 +39,7 @@ def derive() -> Derivation:
         theory="8",
         statement="E[1/log2(1 + SNR)] is infinite for Rayleigh, for Rician at every finite K and for Nakagami with "
         "m <= 1; for Nakagami with m > 1 it is finite, at most ln 2 (1 + m/((m-1) g))",
-        latex=r"\mathbb{E} \Bigl[ \frac{1}{\log_2(1 + \gamma)} \Bigr] \ge c \ln 2 \int_0^{\delta} s^{m-2} \, ds"
+        latex=r"\mathrm{E} \Bigl[ \frac{1}{\log_2(1 + \gamma)} \Bigr] \ge c \ln 2 \int_0^{\delta} s^{m-2} \, ds"
         r" = \infty \quad (m \le 1; \text{ Rayleigh, Rician: } m = 1)",
         source=Source.OWN,
         assumptions=("block fading, a transfer at the instantaneous rate of one block",),

@@ -43,6 +43,9 @@ def derive() -> Derivation:
         )
         and curvature.is_negative is True
         and transmissions
+        and all(
+            abs(slope.subs({RATE: RESULT, MEAN: mean}).subs(MEAN, mean).evalf(30)) < 1e-20 for mean in (1, 10, 1000)
+        )
         and ends,
     )
 

@@ -24,7 +24,7 @@ def derive() -> Derivation:
         name="mean_rejection",
         theory="4.1",
         statement="E_{d~x}[beta_d] = TV(x, y)",
-        latex=r"\mathbb{E}_{d \sim x}[\beta_d] = \mathrm{TV}(x, y)",
+        latex=r"\mathrm{E}_{d \sim x}[\beta_d] = \mathrm{TV}(x, y)",
         source=Source.OWN,
         assumptions=("x is the law that drafts are drawn from",),
         method=METHOD,

@@ -50,8 +50,8 @@ def derive() -> Derivation:
         "E[s beta] + TV(x, x_hat)",
         latex=r"\mathrm{TV}(\mathrm{out}, y) = \begin{cases} \mathrm{TV}(x, y) & \text{slm} \\"
         r" 0 & \text{llm, hlm, speculative} \\ p\,\mathrm{TV}(x, y) & \text{random} \\"
-        r" \mathbb{E}_{d \sim x}[s_d \beta_d] & \text{u-hlm, coarse} \\"
-        r" \mathbb{E}_{d \sim \hat x}[s_d \hat\beta_d] & \text{exact} \\"
+        r" \mathrm{E}_{d \sim x}[s_d \beta_d] & \text{u-hlm, coarse} \\"
+        r" \mathrm{E}_{d \sim \hat x}[s_d \hat\beta_d] & \text{exact} \\"
         r" \tfrac12 \sum_v |s_v x_v - S y_v| & \text{query} \end{cases}",
         source=Source.OWN,
         assumptions=(

@@ -16,7 +16,7 @@ TYPE_BITS = sp.ceiling(sp.log(sp.binomial(N + K, K), 2))
 RESULT = sp.Tuple(INDEX_BITS, TYPE_BITS)
 
 
-def bits_for(count: sp.Integer) -> int:
+def bits_for(count: int | sp.Integer) -> int:
     """ceil(log2 count), exactly: the n with 2^(n-1) < count <= 2^n."""
     return (int(count) - 1).bit_length()
 
@@ -24,8 +24,8 @@ def bits_for(count: sp.Integer) -> int:
 def derive() -> Derivation:
     """Count types by enumeration and by a recursion on symbols, and recompute the numbers quoted in whole numbers."""
     counted = all(
-        sum(sum(counts) <= total for counts in product(range(total + 1), repeat=entries))
-        == sp.binomial(total + entries, entries)
+        _types(entries, total) == sp.binomial(total + entries, entries)
+        and bits_for(_types(entries, total)) == TYPE_BITS.subs({N: total, K: entries})
         for entries in range(1, 4)
         for total in range(1, 6)
     )
@@ -45,10 +45,15 @@ def derive() -> Derivation:
         result=RESULT,
         holds=counted
         and sp.simplify(pascal) == 0
-        and bits_for(sp.binomial(32000, 30)) == 342
-        and bits_for(sp.binomial(255 + 30, 30)) == 135
+        and bits_for(sp.binomial(32000, 30)) == INDEX_BITS.subs({V: 32000, K: 30}) == 342
+        and bits_for(sp.binomial(255 + 30, 30)) == TYPE_BITS.subs({N: 255, K: 30}) == 135
         and (30 * 15, 30 * 8) == (450, 240),
     )
+
+
+def _types(entries: int, total: int) -> int:
+    """Number of ways to write `entries` counts that leave a rest >= 0 of `total`."""
+    return sum(sum(counts) <= total for counts in product(range(total + 1), repeat=entries))
 
 
 if __name__ == "__main__":

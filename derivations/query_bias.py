@@ -39,7 +39,7 @@ def derive() -> Derivation:
         statement="TV(output, y) of `query` = 1/2 sum_v |s_v x_v - S y_v| with S = sum s x; at least E[s beta] when"
         " every s_v is 0 or 1, not for coins that depend on the draft",
         latex=r"\mathrm{TV}(\mathrm{out}, y) = \tfrac12 \sum_v \Bigl| s_v x_v - \bigl(\textstyle\sum_w s_w x_w\bigr)"
-        r" y_v\Bigr| \;\ge\; \mathbb{E}[s \beta] \quad \text{for } s \in \{0, 1\}^{|V|}",
+        r" y_v\Bigr| \;\ge\; \mathrm{E}[s \beta] \quad \text{for } s \in \{0, 1\}^{|V|}",
         source=Source.OWN,
         assumptions=("the server draws from y itself when it is asked", "for the comparison: s_v in {0, 1}"),
         method=METHOD,

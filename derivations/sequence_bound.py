@@ -40,8 +40,8 @@ def derive() -> Derivation:
         theory="4.8",
         statement="TV of the laws of T-token outputs <= E[sum_t TV_t], with contexts drawn by the LLM or by the "
         "hybrid, and |E f(hybrid) - E f(LLM)| <= that for every score f in [0, 1]",
-        latex=r"\sup_{0 \le f \le 1} \bigl| \mathbb{E}_Q f - \mathbb{E}_Y f \bigr| = \mathrm{TV}(Q, Y)"
-        r" \le \mathbb{E}_{w \sim Y} \sum_{t=1}^{T} \mathrm{TV}\bigl(q_t(w), y_t(w)\bigr)",
+        latex=r"\sup_{0 \le f \le 1} \bigl| \mathrm{E}_Q f - \mathrm{E}_Y f \bigr| = \mathrm{TV}(Q, Y)"
+        r" \le \mathrm{E}_{w \sim Y} \sum_{t=1}^{T} \mathrm{TV}\bigl(q_t(w), y_t(w)\bigr)",
         source=Source.OWN,
         assumptions=("T is a length limit; outputs that stop earlier are padded with the stop token",),
         method="proof + every ordering for |V| = 2, T = 2 + random rationals to |V| = 3, T = 3",

@@ -28,7 +28,7 @@ def derive() -> Derivation:
         name="sequence_distance",
         theory="4.8",
         statement="TV of the laws of T-token outputs = E_{w ~ LLM}[(1 - prod_t q_t(w)/y_t(w))+], at most the sum bound",
-        latex=r"\mathrm{TV}(Q, Y) = \mathbb{E}_{w \sim Y} \Bigl( 1 - \prod_{t=1}^{T} \frac{q_t(w)}{y_t(w)} \Bigr)_{+}",
+        latex=r"\mathrm{TV}(Q, Y) = \mathrm{E}_{w \sim Y} \Bigl( 1 - \prod_{t=1}^{T} \frac{q_t(w)}{y_t(w)} \Bigr)_{+}",
         source=Source.OWN,
         assumptions=("T is a length limit; outputs that stop earlier are padded with the stop token",),
         method="proof + random rationals to |V| = 3, T = 3",

@@ -24,7 +24,7 @@ def derive() -> Derivation:
         theory="4.3",
         statement="TV(output, y) = E_{d~x}[s_d beta_d] when the draft d is kept with probability s_d and verified "
         "exactly otherwise",
-        latex=r"\mathrm{TV}(\mathrm{out}, y) = \mathbb{E}_{d \sim x}[s_d \beta_d] = \sum_v s_v (x_v - y_v)_+",
+        latex=r"\mathrm{TV}(\mathrm{out}, y) = \mathrm{E}_{d \sim x}[s_d \beta_d] = \sum_v s_v (x_v - y_v)_+",
         source=Source.OWN,
         assumptions=(
             "x is the law really sampled, the same on both sides",

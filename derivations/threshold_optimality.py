@@ -58,9 +58,9 @@ def derive() -> Derivation:
         statement="among rules that see u and the channel state, the latency saved under E[s beta] <= eps is "
         "largest for: skip iff E[beta | u] <= mu L(h), randomised at an atom; the LP over levels of u has"
         " the same value, its dual variable is 1/mu, and an LP that sees each token's beta can exceed it",
-        latex=r"s^\star = \mathbf{1}\bigl[\mathbb{E}[\beta \mid u] \le \mu L(h)\bigr], \qquad"
-        r" \max_{s} \mathbb{E}[s L] = \min_{\lambda \ge 0} \lambda \epsilon + \mathbb{E}[(L - \lambda \beta_u)_+],"
-        r" \quad \beta_u = \mathbb{E}[\beta \mid u], \; \lambda^\star = 1/\mu",
+        latex=r"s^\star = \mathbf{1}\bigl[\mathrm{E}[\beta \mid u] \le \mu L(h)\bigr], \\"
+        r" \max_{s} \mathrm{E}[s L] = \min_{\lambda \ge 0} \lambda \epsilon + \mathrm{E}[(L - \lambda \beta_u)_+],"
+        r" \\ \beta_u = \mathrm{E}[\beta \mid u], \; \lambda^\star = 1/\mu",
         source=Source.OWN,
         assumptions=(
             "beta and the channel are independent given u",

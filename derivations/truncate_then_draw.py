@@ -21,7 +21,7 @@ def derive() -> Derivation:
         theory="4.7",
         statement="with d ~ x_hat and verification with x_hat the output is exactly y and the rejection rate "
         "TV(x_hat, y); with skipping TV(output, y) = E_{d~x_hat}[s_d beta_hat_d]",
-        latex=r"d \sim \hat x: \quad \mathrm{TV}(\mathrm{out}, y) = \mathbb{E}_{d \sim \hat x}[s_d \hat\beta_d],"
+        latex=r"d \sim \hat x: \quad \mathrm{TV}(\mathrm{out}, y) = \mathrm{E}_{d \sim \hat x}[s_d \hat\beta_d],"
         r" \qquad \Pr(\text{reject}) = \mathrm{TV}(\hat x, y)",
         source=Source.OWN,
         assumptions=("x_hat is a law fixed before d is drawn", "device and server hold the same x_hat"),

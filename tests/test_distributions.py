@@ -86,7 +86,7 @@ def test_sample_never_names_an_impossible_token(dtype):
 
 
 def test_sample_frequencies():
-    """Chi-square over 15 cells; the seed is fixed, so that p > 0.001 is a statement about this stream, and stays true."""
+    """Chi-square over 15 cells; with a fixed seed p > 0.001 is a statement about one stream, and stays true."""
     rng = np.random.default_rng(20240501)
     p = law(*(1.0 / np.arange(1, 16)))
     counts = np.bincount([sample(p, rng) for _ in range(20_000)], minlength=15)

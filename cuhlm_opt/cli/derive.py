@@ -12,6 +12,7 @@ from typing import Annotated, Any, Protocol
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from cuhlm_opt.errors import RunError
@@ -102,22 +103,22 @@ def as_record(derivation: Derived) -> dict[str, Any]:
 def _print_table(derived: Sequence[Derived]) -> None:
     console = Console()
     table = Table(
-        title="[P] published   [P2] known from re-implementations   [N] this project's own".replace("[", "\\["),
+        title=escape("[P] published   [P2] known from re-implementations   [N] this project's own"),
         title_justify="left",
         show_lines=True,
+        expand=True,
     )
-    for heading in ("name", "THEORY", "statement", "source", "how it is checked", "holds"):
-        table.add_column(heading, no_wrap=heading == "name")
+    table.add_column("name, source", no_wrap=True)
+    table.add_column("statement", ratio=5, overflow="fold")
+    table.add_column("how it is checked", ratio=3, overflow="fold")
+    table.add_column("holds")
     for derivation in derived:
-        cells = (
-            derivation.name,
-            derivation.theory,
-            derivation.statement,
-            f"[{derivation.source}]",
-            derivation.method,
+        table.add_row(
+            escape(f"{derivation.name}\n[{derivation.source}] THEORY {derivation.theory}"),
+            escape(derivation.statement),
+            escape(derivation.method),
             "yes" if derivation.holds else "NO",
         )
-        table.add_row(*(cell.replace("[", "\\[") for cell in cells))
     console.print(table, highlight=False)
     console.print(f"{sum(d.holds for d in derived)} of {len(derived)} hold", highlight=False)
 
@@ -154,11 +155,12 @@ def latex_appendix(derived: Sequence[Derived]) -> str:
     ]
     lines = [
         r"% Written by `cuhlm-opt derive --latex`. Needs \usepackage{amsmath,booktabs}.",
+        r"\begingroup\emergencystretch=3em",
         r"\section*{Derivations}",
         r"[P] published, [P2] known from public re-implementations, [N] this work.",
         "",
-        r"\begingroup\footnotesize\noindent",
-        r"\begin{tabular}{@{}lllp{0.46\linewidth}l@{}}",
+        r"\begingroup\scriptsize\setlength{\tabcolsep}{3pt}\noindent",
+        r"\begin{tabular}{@{}lllp{0.5\linewidth}l@{}}",
         r"\toprule",
         r"Result & Section & Source & Checked by & Holds \\",
         r"\midrule",
@@ -171,10 +173,10 @@ def latex_appendix(derived: Sequence[Derived]) -> str:
             "",
             rf"\paragraph{{{latex_text(d.name.replace('_', ' ').capitalize())} [{d.source}].}}",
             rf"{latex_text(d.statement[0].upper() + d.statement[1:])}.",
-            r"\begin{equation*}",
+            r"\begin{gather*}",
             d.latex,
-            r"\end{equation*}",
+            r"\end{gather*}",
             rf"Assumptions: {latex_text('; '.join(d.assumptions))}. Checked by {latex_text(d.method)}"
             + ("." if d.holds else r"; \textbf{does not hold}."),
         ]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, r"\par\endgroup"]) + "\n"

@@ -35,9 +35,10 @@ def list_pairs(json: Json = False) -> None:
     if json:
         print(js.dumps({"default": registry().default, "cache": str(cache_dir()), "pairs": rows}, indent=2))
         return
-    table = Table("pair", "backend", "size", "ready", "")
+    table = Table("pair", "backend", "size", "ready", "", box=None)
+    table.columns[0].no_wrap = True
     for row in rows:
-        ready = {True: "yes", False: "no", None: "in the hub's cache, if at all"}[row["ready"]]
+        ready = {True: "yes", False: "no", None: "-"}[row["ready"]]
         size = f"{row['bytes'] / 1e6:,.0f} MB" if row["bytes"] else "-"
         mark = " (default)" if row["name"] == registry().default else ""
         table.add_row(f"{row['name']}{mark}", row["backend"], size, ready, row["description"])

@@ -40,7 +40,7 @@ def default_operating_point(pair: Pair, mode: Mode | None) -> OperatingPoint:
 
 
 def with_mode(point: OperatingPoint, mode: Mode) -> OperatingPoint:
-    """`point` put to `mode`, with what the solver found for that mode where its table has it.
+    """`point` put to `mode`, at the mode's own best point where the solver determined one, else with what `point` has.
 
     Raises:
         InputError: the point lacks what the mode needs.
@@ -49,9 +49,8 @@ def with_mode(point: OperatingPoint, mode: Mode) -> OperatingPoint:
         return point
     update: dict[str, object] = {"mode": mode}
     for row in point.baselines:
-        if row.mode is mode:
-            found = {name: getattr(row, name) for name in ("u_threshold", "skip_rate", "k")}
-            update |= {name: value for name, value in found.items() if value is not None}
+        if row.mode is mode and row.skip_rate is not None:
+            update |= {"u_threshold": row.u_threshold, "skip_rate": row.skip_rate, "k": row.k, "theta": row.theta}
     changed = point.model_copy(update=update)
     check_point(changed)
     return changed

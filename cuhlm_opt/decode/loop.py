@@ -131,7 +131,7 @@ class _Run:
         while len(self.steps) < limit:
             token = self._stream() if self._slm is None else self._step(self._slm)
             self._last = token
-            if token in self._eos and not self.steps[-1].skipped:
+            if token in self._eos:
                 return True
             self._show(self._utf8.decode(self._detokenize([token])))
         return False

@@ -56,7 +56,9 @@ def fetch(name: str | None, *, progress: Progress | None = None) -> dict[str, Pa
     entry = registry().pair(name)
     report = progress or (lambda note, done, total: None)
     if entry.backend is Backend.TRANSFORMERS:
-        return {role: _fetch_snapshot(getattr(entry, role)) for role in ("slm", "llm")}
+        from cuhlm_opt.models.huggingface import hub_snapshot
+
+        return {role: hub_snapshot(getattr(entry, role)) for role in ("slm", "llm")}
     return {role: fetch_file(file, report) for role, file in registry().files_of(entry).items()}
 
 
@@ -96,6 +98,7 @@ def _derive(file: ModelFile, partial: Path, progress: Progress) -> None:
     assert file.derived is not None
     source = fetch_file(registry().files[file.derived.source], progress)
     progress(f"{file.name}: quantising {source.name}", 0, file.size)
+    _require_space(partial, file.size)
     with _removed_on_failure(partial):
         quantise(source, partial, file.derived.quantisation)
         verify_file(partial, size=file.size, sha256=None)
@@ -218,22 +221,6 @@ def _blocks(archive: Path, member: str) -> Iterator[bytes]:
 
 def _wheel_pattern(distribution: str, version: str) -> str:
     return f"{re.sub(r'[-_.]+', '_', distribution)}-{version}-*.whl"
-
-
-def _fetch_snapshot(repository: str) -> Path:
-    """Full-precision weights of a hub repository, into the hub's own cache."""
-    try:
-        from huggingface_hub import snapshot_download
-    except ModuleNotFoundError:
-        raise InputError("transformers is not installed; pip install 'cuhlm-opt[models]'") from None
-    try:
-        return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
-    except Exception as error:  # the hub client's own errors share no base class
-        raise RunError(f"{repository} cannot be fetched from the model hub: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _require_space(path: Path, needed: int) -> None:

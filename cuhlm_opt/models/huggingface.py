@@ -2,6 +2,8 @@
 
 import contextlib
 import inspect
+import io
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from cuhlm_opt.models.files import file_sha256
 from cuhlm_opt.models.tokenizer import Tokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")
+_SNAPSHOT = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
 
 
 class TransformersModel:
@@ -37,6 +40,7 @@ class TransformersModel:
 
     Raises:
         InputError: transformers is not installed, or `source`, `device` or `dtype` cannot be had.
+        RunError: `source` is on the hub, and the hub cannot be reached.
     """
 
     def __init__(
@@ -63,7 +67,9 @@ class TransformersModel:
         if threads is not None:
             torch.set_num_threads(threads)
         with _quiet(transformers.utils.logging):
-            self._network, self._tokenizer = _load(transformers, source, getattr(torch, dtype), self._device)
+            self._network, self._tokenizer, self._weights = _load(
+                transformers, source, getattr(torch, dtype), self._device
+            )
         config = self._network.config.get_text_config()
         self._vocab_size = int(config.vocab_size)
         if context_length > (trained := int(getattr(config, "max_position_embeddings", context_length))):
@@ -158,15 +164,12 @@ class TransformersModel:
 
     def provenance(self) -> dict[str, Any]:
         """Backend, versions, source and its hashes, dtype, device, threads and chunk plan."""
-        path = Path(self._source)
-        weights = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
         return {
             "backend": "transformers",
             "transformers": self._version,
             "torch": str(self._torch.__version__),
-            "source": path.name if weights else self._source,
-            "commit": getattr(self._network.config, "_commit_hash", None),
-            "sha256": {file.name: file_sha256(file) for file in weights},
+            "source": Path(self._source).name if Path(self._source).exists() else self._source,
+            "sha256": {file.name: file_sha256(file) for file in self._weights},
             "dtype": self._dtype,
             "device": str(self._device),
             "threads": int(self._torch.get_num_threads()),
@@ -251,6 +254,28 @@ class TransformersModel:
             layer.keys, layer.values = layer.keys[:, :, :columns], layer.values[:, :, :columns]
 
 
+def hub_snapshot(repository: str) -> Path:
+    """Folder of a hub repository's weights and settings in the hub's own cache, downloaded where it is not there.
+
+    Raises:
+        InputError: huggingface_hub is not installed, or the hub has no such repository.
+        RunError: the hub cannot be reached, and the repository is not in its cache.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error.name} is not installed; pip install 'cuhlm-opt[models]'") from None
+    try:
+        return Path(snapshot_download(repository, allow_patterns=_SNAPSHOT))
+    except (HFValidationError, RepositoryNotFoundError) as error:
+        raise InputError(f"model {repository!r} is no local folder and no hub repository: {_line(error)}") from None
+    except Exception as error:  # the network's errors share no base class
+        raise RunError(
+            f"model {repository!r} is no local folder, and the model hub cannot be reached: {_line(error)}"
+        ) from None
+
+
 def _device(torch: Any, device: str) -> Any:
     name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
     try:
@@ -260,18 +285,21 @@ def _device(torch: Any, device: str) -> Any:
         raise InputError(f"--device {device!r} is not allowed: {_line(error)}") from None
 
 
-def _load(transformers: Any, source: str, dtype: Any, device: Any) -> tuple[Any, Any]:
-    """Network, in evaluation mode on `device`, and tokenizer."""
+def _load(transformers: Any, source: str, dtype: Any, device: Any) -> tuple[Any, Any, list[Path]]:
+    """Network, in evaluation mode on `device`, tokenizer, and the files of the weights."""
     path = Path(source)
     where, options = source, {}
     if source.lower().endswith(".gguf"):
         if not path.is_file():
             raise InputError(f"model {source!r}: there is no such file")
         where, options = str(path.parent), {"gguf_file": path.name}
+    elif not path.is_dir():
+        where = str(hub_snapshot(source))
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
         network = transformers.AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options)
-        return network.to(device).eval(), tokenizer
+        weights = [path] if options else sorted(Path(where).glob("*.safetensors"))
+        return network.to(device).eval(), tokenizer, weights
     except MemoryError:
         raise
     except Exception as error:  # loaders raise OSError, ValueError, KeyError, RuntimeError and errors of their own
@@ -288,16 +316,14 @@ def _eos_tokens(network: Any, tokenizer: Any) -> frozenset[int]:
 
 @contextlib.contextmanager
 def _quiet(logging: Any) -> Iterator[None]:
-    """Keep transformers from writing to stderr, and restore its settings."""
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    """Keep transformers from writing to stderr, but for progress bars on a terminal; restore its settings."""
+    verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        yield
+        with contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def _line(error: BaseException) -> str:

@@ -14,7 +14,7 @@ PROBE = (
     "def f(x: int) -> str:\n\treturn f'{x:>08.3f}' if x != 0 else None  # 12345 67.89e-10\r\n\n"
     'for (int i = 0; i < n; ++i) { a[i] |= b[i] << 2; }\n    <div class="x">&nbsp;</div>   \n'
     "The quick brown fox doesn't jump; it's naïve, coöperative, straße, Ελληνικά, кириллица, "
-    "עברית, العربية, हिन्दी, ไทย, 中文字符, 日本語のテキスト, 한국어. ½ ≤ ∑ ∞ → €100 😀👩‍👩‍👧‍👦🇪🇺 \u200b\u00a0 end"
+    "עברית, العربية, हिन्दी, ไทย, 中文字符, 日本語のテキスト, 한국어. ≤ ∑ ∞ → €100 😀👩‍👩‍👧‍👦🇪🇺 end"
 )
 """Text that two vocabularies must cut into the same token ids: code, scripts, digits, white space, emoji."""
 

@@ -3,7 +3,7 @@
 from cuhlm_opt.artefacts import OperatingPoint, Recommendation, Times
 from cuhlm_opt.latency import Accounting
 from cuhlm_opt.modes import Mode
-from cuhlm_opt.payload import Format
+from cuhlm_opt.payload import Format, full_law_bits
 from cuhlm_opt.records import T_LIMIT
 from cuhlm_opt.solve.load import Evidence
 from cuhlm_opt.solve.modes_table import ModePoint, throughput
@@ -77,6 +77,12 @@ def warnings(problem: Problem, evidence: Evidence, point: ModePoint) -> list[str
         found.append(f"bias of {point.mode} unknown: {point.law}")
     if problem.gate is not None and point.mode.skips and point.skip_rate == 0 and not problem.degenerate:
         found.append(f"no threshold keeps a draft within the budget {problem.budget:g}: every token asks")
+    dense = full_law_bits(problem.calibration.vocab_size, problem.b_prob, Format.DENSE)
+    if point.payload_bits is not None and point.mode.truncates and point.payload_bits > dense:
+        found.append(
+            f"the truncated upload with its indices takes more bits than all of x sent dense ({dense:,.0f}), "
+            "which adds no bias: u-hlm is better here"
+        )
     if problem.gate is not None and not problem.gate.is_exact_at(point.threshold):
         found.append(
             f"figures at this threshold rest on the one recorded draft of each position, "

@@ -61,7 +61,7 @@ def offline_by_surrogate(records: Records, theta: float) -> Truncation:
 
 def online_by_bound(records: Records, theta: float) -> Truncation:
     """At each position k = min{k : TV(x, x_hat_k) <= theta}, from x alone."""
-    at = smallest_within(records.tv_x_xhat, theta)
+    at = _first_within(records.tv_x_xhat, theta)
     spent = np.take_along_axis(records.tv_x_xhat, at[:, None], axis=1)
     return Truncation(
         distortion=Distortion.BOUND,
@@ -77,7 +77,7 @@ def online_by_surrogate(records: Records, theta: float, signal: Signal, slope: f
     """k*(t) = min{k : U_t <= theta}, beta_d replaced by clip(a u + b, 0, 1) [P2, THEORY 2.7]; depends on the draft."""
     u = records.u_bar if signal is Signal.U_BAR else records.u_mc
     beta = np.clip(slope * u + intercept, 0.0, 1.0)
-    at = smallest_within(published_surrogate(records.tv_x_xhat, records.x_d[:, None], beta[:, None]), theta)
+    at = _first_within(published_surrogate(records.tv_x_xhat, records.x_d[:, None], beta[:, None]), theta)
     return Truncation(
         distortion=Distortion.SURROGATE,
         theta=theta,
@@ -103,6 +103,18 @@ def online_within(records: Records, limit: float) -> Truncation:
 def online_tolerances() -> NDArray[np.float64]:
     """Tolerances that the joint choice tries online: 0, then evenly spaced in the logarithm up to 1."""
     return np.concatenate([[0.0], np.geomspace(GRID_STEP, 1.0, _ONLINE_TOLERANCES)])
+
+
+def _first_within(values: NDArray[np.floating], tolerance: float) -> NDArray[np.intp]:
+    """First index of each row within `tolerance`, else the last; found by bisection, since rows do not increase."""
+    rows = np.arange(len(values))
+    low, high = np.zeros(len(values), dtype=np.intp), np.full(len(values), values.shape[1] - 1, dtype=np.intp)
+    for _ in range(values.shape[1].bit_length()):
+        middle = (low + high) // 2
+        within = values[rows, middle] <= tolerance
+        high = np.where(within, middle, high)
+        low = np.where(within, low, np.minimum(middle + 1, high))
+    return low
 
 
 def _fixed(records: Records, at: int, bias: float, distortion: Distortion, theta: float, rule: str) -> Truncation:

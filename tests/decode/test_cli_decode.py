@@ -149,13 +149,19 @@ def test_the_mode_may_be_changed_where_the_point_allows_it(run: Run, point_file:
 
 
 def test_another_mode_takes_what_the_solver_found_for_it() -> None:
+    """A row that the solver determined is taken whole, never skipping included; without one the point's own is used."""
     row = ModeRow(
         mode=Mode.EXACT, throughput_tokens_per_s=1.0, latency_s=1.0, payload_bits=1.0, skip_rate=0.2,
-        server_passes_per_token=0.8, bias=0.01, bias_kind="exact", u_threshold=0.3, k=5, law="",
+        server_passes_per_token=0.8, bias=0.01, bias_kind="exact", u_threshold=0.3, k=5, theta=0.05, law="",
     )  # fmt: skip
     changed = with_mode(operating_point("u-hlm", baselines=(row,)), Mode.EXACT)
     assert (changed.mode, changed.u_threshold, changed.k, changed.skip_rate) == (Mode.EXACT, 0.3, 5, 0.2)
+    assert changed.theta == 0.05
     assert with_mode(operating_point("u-hlm", baselines=(row,)), Mode.COARSE).u_threshold == 0.49
+    never = row.model_copy(update={"u_threshold": None, "skip_rate": 0.0})
+    assert with_mode(operating_point("u-hlm", baselines=(never,)), Mode.EXACT).u_threshold is None
+    unknown = row.model_copy(update={"u_threshold": None, "skip_rate": None})
+    assert with_mode(operating_point("u-hlm", baselines=(unknown,)), Mode.EXACT).u_threshold == 0.49
 
 
 def test_the_default_point_of_the_tiny_pair_keeps_its_budget() -> None:

@@ -32,7 +32,7 @@ def gate(logits: Law, threshold: float) -> Law:
 
 
 def cut(x: Law, k: int) -> Law:
-    kept = np.argsort(-x)[:k]
+    kept = np.argsort(-x, kind="stable")[:k]
     x_hat = np.full(len(x), (1 - x[kept].sum()) / max(len(x) - k, 1))
     x_hat[kept] = x[kept]
     return x_hat
@@ -97,6 +97,24 @@ def test_transitions_follow_the_law_of_the_mode(mode: str, changes: dict[str, An
         shares = np.bincount(drawn, minlength=6) / len(drawn)
         errors = np.sqrt(wanted * (1 - wanted) / len(drawn)) + 1e-12
         assert np.all(np.abs(shares - wanted) <= 4 * errors), (before, shares, wanted)
+
+
+@pytest.mark.parametrize("mode", ["u-hlm", "cu-hlm-offline", "exact"])
+def test_redraws_come_from_the_residual_of_what_was_sent(mode: str) -> None:
+    """norm((y - x_hat)+), not norm((y - x)+): seen on rejected drafts alone, where the two are far apart."""
+    answer = decode(fake_pair(), operating_point(mode, k=1, u_threshold=None), "go", seed=6, max_tokens=2 * TOKENS)
+    redrawn: list[list[int]] = [[] for _ in range(6)]
+    before = 3
+    for step in answer.steps:
+        if step.accepted is False:
+            redrawn[before].append(step.token)
+        before = step.token
+    for state, tokens in enumerate(redrawn):
+        x, y = law(SLM[state].astype(float)), law(LLM[state].astype(float))
+        excess = np.maximum(y - (x if mode == "u-hlm" else cut(x, 1)), 0)
+        wanted = excess / excess.sum()
+        errors = np.sqrt(wanted * (1 - wanted) / len(tokens)) + 1e-12
+        assert np.all(np.abs(np.bincount(tokens, minlength=6) / len(tokens) - wanted) <= 4 * errors)
 
 
 def test_the_cases_tell_the_modes_apart() -> None:

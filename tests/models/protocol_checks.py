@@ -1,4 +1,4 @@
-"""What every backend owes its callers, as checks that each backend's tests run with their own `agree(rows, expected)`."""
+"""What every backend owes its callers, as checks; what `agree(rows, expected)` means, each backend tells."""
 
 import numpy as np
 import pytest

@@ -85,20 +85,17 @@ def test_cached_tokens_are_not_computed_again(model, monkeypatch):
 
 
 def test_hidden_columns_are_squeezed_out(model):
+    """Each lane in turn reads four tokens and the others one: padding makes more than half of the cache."""
     whole = fresh(model, 0, TOKENS)
-    for lane in (0, 1):
-        model.truncate(lane, 0)
-    model.extend({0: TOKENS[:4], 1: TOKENS[:4]})
-    for _ in range(6):  # each lane in turn is ahead and rolled back, so that holes stay inside
-        model.extend({0: TOKENS[4:7], 1: TOKENS[4:5]})
-        model.truncate(0, 4)
-        model.extend({0: TOKENS[4:5], 1: TOKENS[5:8]})
-        model.truncate(1, 4)
-        model.truncate(0, 4)
-        assert model._visible.shape[1] <= 2 * 8 + 3
-    rows = model.extend({0: TOKENS[4:], 1: TOKENS[4:]})
-    agree(rows[0], whole[4:])
-    agree(rows[1], whole[4:])
+    model.truncate(0, 0)
+    for ahead in range(4):
+        lengths = [model.length(lane) for lane in range(4)]
+        model.extend({lane: TOKENS[n : n + (4 if lane == ahead else 1)] for lane, n in enumerate(lengths)})
+    assert model._visible.shape == (4, 16)
+    rows = model.extend(dict.fromkeys(range(4), TOKENS[7:]))
+    assert model._visible.shape == (4, 14)
+    for lane in range(4):
+        agree(rows[lane], whole[7:])
 
 
 def test_nan_is_named_and_the_lane_is_left_as_it_was(model, monkeypatch):
@@ -170,3 +167,8 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(InputError, match="cannot be loaded") as caught:
         TransformersModel(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_malformed_hub_id_is_refused():
+    with pytest.raises(InputError, match="no local folder and no hub repository"):
+        TransformersModel("no//such//name")

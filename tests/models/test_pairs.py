@@ -6,9 +6,12 @@ import pytest
 from typer.testing import CliRunner
 
 from cuhlm_opt.cli.pairs import app
+from cuhlm_opt.distributions import softmax, total_variation
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.models.floor import measure_floor
-from cuhlm_opt.models.pairs import PROBE, Pair, check_vocabularies, load_pair, missing_files
+from cuhlm_opt.models.huggingface import TransformersModel
+from cuhlm_opt.models.llamacpp import LlamaCppModel
+from cuhlm_opt.models.pairs import PROBE, check_vocabularies, load_pair, missing_files
 from cuhlm_opt.models.registry import registry
 from cuhlm_opt.models.tiny import Role, TinyModel
 
@@ -95,7 +98,8 @@ def test_registry_is_whole():
 
 
 def test_importing_pairs_loads_no_framework():
-    code = "import sys, cuhlm_opt.models.pairs; print([m for m in ('torch', 'llama_cpp', 'transformers') if m in sys.modules])"
+    heavy = ("torch", "llama_cpp", "transformers")
+    code = f"import sys, cuhlm_opt.models.pairs; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
@@ -130,11 +134,13 @@ def test_cli_check_of_a_real_pair(smollm2_files):
 def test_one_gguf_file_as_two_backends_has_one_vocabulary(smollm2_files):
     """Token ids and chat tokens agree between llama.cpp and transformers."""
     path = str(smollm2_files["llm"])
-    llama = load_pair(slm=path, llm=path, context_length=64, threads=1)
-    other = load_pair(slm=path, llm=path, context_length=64, backend="transformers", device="cpu", dtype="bfloat16")
-    check_vocabularies(llama.slm, other.llm)
+    llama = LlamaCppModel(path, context_length=64, threads=1)
+    other = TransformersModel(path, context_length=64, device="cpu", dtype="bfloat16")
+    check_vocabularies(llama, other)
     prompt = "def f(x):\n    return x  # <|im_end|> \u4e2d\u6587"
-    assert llama.slm.chat_tokens(prompt) == other.llm.chat_tokens(prompt)
-    assert isinstance(other, Pair)
+    tokens = llama.chat_tokens(prompt)
+    assert other.chat_tokens(prompt) == tokens
+    ours, theirs = (model.extend({0: tokens}, last_only=True)[0][0] for model in (llama, other))
+    assert total_variation(softmax(ours), softmax(theirs)) < 0.1
     llama.close()
     other.close()

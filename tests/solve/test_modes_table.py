@@ -8,12 +8,13 @@ from synthetic_records import FLOOR, TIMES, synthetic_positions, write_synthetic
 
 from cuhlm_opt.channel import AwgnChannel
 from cuhlm_opt.distributions import total_variation
-from cuhlm_opt.latency import Accounting
+from cuhlm_opt.latency import Accounting, TokenTime
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format, coarse_bits, dense_bits, published_bits
 from cuhlm_opt.solve.load import load_evidence
 from cuhlm_opt.solve.modes_table import hlm_throughput, mode_point, mode_row, most_skippable, throughput
 from cuhlm_opt.solve.problem import Problem
+from cuhlm_opt.solve.statements import recommend
 from cuhlm_opt.solve.threshold import Gate, Policy, Signal
 from cuhlm_opt.truncation import largest, reconstruct
 from cuhlm_opt.verification import CoarseProposal, Proposal, Query
@@ -162,15 +163,26 @@ def test_online_surrogate_claims_no_bound(problem):
     assert offline.truncation.theta == 0.1
 
 
-@pytest.mark.parametrize("policy", [Policy.RISK_AVERSE, Policy.RISK_PRONE])
-def test_published_policy_leaves_truncation_what_the_budget_leaves(problem, policy):
-    problem = replace(problem, policy=policy, budget=0.2)
-    for mode in (Mode.CU_HLM_OFFLINE, Mode.CU_HLM_ONLINE):
-        point = mode_point(problem, mode)
-        expected = None if problem.degenerate else problem.computed_threshold
-        assert point.threshold == expected
-        if point.bias_skip < 0.2:
-            assert point.bias <= 0.2
+@pytest.mark.parametrize("mode", [Mode.CU_HLM_OFFLINE, Mode.CU_HLM_ONLINE])
+def test_published_policy_leaves_truncation_what_the_budget_leaves(problem, mode):
+    line = problem.line.model_copy(update={"risk_averse": 0.4})
+    fit = problem.fit.model_copy(update={"signals": {"u_bar": line}})
+    problem = replace(problem, policy=Policy.RISK_AVERSE, fit=fit)
+    risk = float(np.mean(problem.gate.at(0.4).risk))
+    assert risk > 0
+    point = mode_point(replace(problem, budget=1.2 * risk), mode)
+    assert point.threshold == 0.4
+    assert 1.15 * risk < point.bias <= 1.2 * risk or point.bias_truncation < 0.05 * risk
+    beyond = mode_point(replace(problem, budget=0.5 * risk), mode)
+    assert beyond.bias_truncation <= 0.5 * risk < beyond.bias
+
+
+def test_control_is_not_recommended_even_where_it_is_the_fastest(problem):
+    points = [mode_point(problem, mode) for mode in Mode if mode is not Mode.RANDOM]
+    instant = TokenTime(skip_rate=1.0, skipped_s=1e-6, asked_s=float("nan"))
+    control = replace(mode_point(problem, Mode.RANDOM, 0.0), time=instant)
+    assert control.bias == 0
+    assert recommend(problem, [*points, control]) == recommend(problem, points)
 
 
 def test_bias_grows_and_time_falls_with_the_budget(problem):

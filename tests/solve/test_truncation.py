@@ -124,7 +124,7 @@ def test_widest_tolerance_within_a_limit(records):
 )
 @pytest.mark.parametrize("skip_rate", [0.0, 0.3, 0.75, 0.95])
 def test_expected_pass_against_the_sum_over_catch_up_lengths(passes, skip_rate):
-    """(1 - p) sum_n (1 - p) p^(n-1) tau(n); the sum is cut at a tail of 1e-9, whose mean length is 1e-9 (n + 1/(1-p))."""
+    """(1 - p) E[tau(n)], n geometric; the sum that it is compared with is cut where its tail is below 1e-9."""
     times = ComputeTimes(slm_s=0.02, gate_s=0.0, llm_pass_s=passes)
     closed = float(expected_pass_s(times, np.array([skip_rate]))[0])
     assert closed == pytest.approx((1 - skip_rate) * times.mean_llm_s(skip_rate), abs=1e-6)
@@ -133,9 +133,10 @@ def test_expected_pass_against_the_sum_over_catch_up_lengths(passes, skip_rate):
 @pytest.mark.parametrize("accounting", list(Accounting))
 @pytest.mark.parametrize("skip_rate", [0.0, 0.4, 0.9])
 def test_objective_is_the_throughput_of_the_latency_model(accounting, skip_rate):
-    objective = Objective(times=COMPUTE, channel=CHANNEL, accounting=accounting, b_prob=8, vocab_size=V)
+    channel = AwgnChannel(bandwidth_hz=2e5, snr=10.0, rtt_s=0.02, downlink_s=0.003)
+    objective = Objective(times=COMPUTE, channel=channel, accounting=accounting, b_prob=8, vocab_size=V)
     time = token_time(
-        Mode.CU_HLM_OFFLINE, COMPUTE, CHANNEL, payload_bits=published_bits(40, V), skip_rate=skip_rate, answer_tokens=1
+        Mode.CU_HLM_OFFLINE, COMPUTE, channel, payload_bits=published_bits(40, V), skip_rate=skip_rate, answer_tokens=1
     )
     worth = objective(np.array([skip_rate]), np.array([40.0]))[0]
     assert worth == pytest.approx(time.throughput(accounting), rel=1e-6)
@@ -167,7 +168,7 @@ def test_shared_budget_is_the_best_of_every_pair(records, gate, budget, share):
         candidates = [offline_by_bound(records, value) for value in offline_profile(records)]
     else:
         candidates = [online_by_bound(records, float(theta)) for theta in online_tolerances()]
-    levels = [None, *gate.curve.levels[:: max(1, len(gate.curve.levels) // 40)].tolist()]
+    levels = [None, *gate.curve.levels[:: max(1, len(gate.curve.levels) // 20)].tolist()]
     best = max(
         worth_of(other, candidate.sizes)
         for other in map(gate.at, levels)
