@@ -18,7 +18,8 @@ from cuhlm_opt.payload import (
 
 
 @pytest.mark.parametrize(
-    ("vocab_size", "bits"), [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (32000, 15), (32768, 15), (32769, 16), (151936, 18)]
+    ("vocab_size", "bits"),
+    [(1, 0), (2, 1), (3, 2), (4, 2), (5, 3), (32000, 15), (32768, 15), (32769, 16), (151936, 18)],
 )
 def test_index_bits(vocab_size, bits):
     """The least b with 2^b >= |V|."""
@@ -70,7 +71,7 @@ def test_index_sets(k, vocab_size):
 
 
 def test_types():
-    """k counts of N = 255 and their rest: C(N + k, k) types, 135 bits against 240 [N, THEORY 9]."""
+    """K counts of N = 255 and their rest: C(N + k, k) types, 135 bits against 240 [N, THEORY 9]."""
     assert type_bits(30) == 135
     assert type_bits(1, 7) == 3  # 0/7 .. 7/7
     assert type_bits(2, 2) == 3  # (0,0) (0,1) (1,0) (0,2) (1,1) (2,0)
