@@ -82,7 +82,7 @@ def test_truncation_is_monotone_along_growing_kept_sets(x, random):
 
 @given(laws(), st.one_of(st.floats(0.0, 1.0), st.floats(1e-9, 0.05)), st.sampled_from([1, 2, 7, 64, 1024]))
 def test_smallest_size_matches_brute_force(x, tolerance, head):
-    """min{k : TV(x, x_hat_k) <= tolerance}, whatever part of the law is sorted; near-equalities may round either way."""
+    """min{k : TV(x, x_hat_k) <= tolerance}, whatever part of the law is sorted; near-equalities may round."""
     k = smallest_size(x, tolerance, head)
     assert 0 <= k <= len(x)
     assert total_variation(x, truncated(x, largest(x, k))) <= tolerance + ROUNDING
