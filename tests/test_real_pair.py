@@ -77,7 +77,6 @@ def test_solve_and_decode_at_the_point(calibrated, capfd, tmp_path):
         "--max-tokens",
         "24",
         "--json",
-        "Why is the sky blue?",
     ]
     answers = []
     for seed in ("0", "0", "1"):
