@@ -155,7 +155,7 @@ def test_coarse_has_the_skip_risk_for_every_set_that_holds_the_skippable_tokens(
 
 @each_case
 def test_coarse_below_one_half_keeps_the_argmax_or_nothing(x, y):
-    """With u_bar <= t < 1/2 only the argmax is ever skippable; where it is not, K is empty and the server draws from y."""
+    """With u_bar <= t < 1/2 only the argmax is skippable; where it is not, K is empty and the server draws from y."""
     for t in (0.05, 0.2, 0.35, 0.499):
         skip = np.where(u_bar_of(x) <= t, 1.0, 0.0)
         kept = np.flatnonzero(skip)
@@ -203,7 +203,7 @@ def test_exact_with_skipping_has_the_skip_risk_of_x_hat(x, y):
 
 @each_case
 def test_cu_hlm_offline_stays_under_its_bounds(x, y):
-    """TV <= E[s beta] + TV(x, x_hat) E[(1-s) beta] / max(R, R') <= E[s beta] + TV(x, x_hat) [N, THEORY 4.4 (B), 4.5]."""
+    """TV <= E[s beta] + TV(x, x_hat) E[(1-s) beta] / max(R, R') <= E[s beta] + TV(x, x_hat) [N, THEORY 4.5]."""
     r, beta = total_variation(x, y), rejection_probability(x, y)
     for k in range(len(x) + 1):
         x_hat = x_hat_of(x, k)
@@ -230,7 +230,7 @@ def test_whole_step_with_x_hat_stays_under_its_bound(x, y):
 
 
 def online_sizes(x: Law, theta: float, a: float, b: float) -> NDArray[np.integer]:
-    """k(d) for each draft, as published: the surrogate with beta_d replaced by clip(a u_d + b, 0, 1) [P2, THEORY 2.7]."""
+    """k(d) for each draft, as published: the surrogate with clip(a u_d + b, 0, 1) for beta_d [P2, THEORY 2.7]."""
     beta = np.clip(a * u_bar_of(x) + b, 0.0, 1.0)
     sizes = size_grid(len(x))
     _, tv = truncation_distances(np.sort(x)[::-1], sizes)
@@ -262,7 +262,7 @@ def test_cu_hlm_online_exceeds_the_mean_over_drafts_of_its_truncation_distances(
 
 @each_case
 def test_cu_hlm_online_stays_under_the_largest_distance_over_drafts(x, y):
-    """TV <= E[s beta] + sum_d (1-s_d)(x_d-y_d)+ TV(x, x_hat_d)/max(R, R'_d), for any k(d): the lemma of 4.4 per draft."""
+    """TV <= E[s beta] + sum_d (1-s_d)(x_d-y_d)+ TV(x, x_hat_d)/max(R, R'_d), for any k(d): 4.4's lemma per draft."""
     r = total_variation(x, y)
     rng = np.random.default_rng(RNG_SEED)
     published = [online_sizes(x, theta, 0.815, -0.066) for theta in (0.1, 0.5, 1.0)]
