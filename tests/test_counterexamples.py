@@ -148,7 +148,7 @@ def test_quantised_masses_can_exceed_one():
 def test_an_even_tail_is_never_worse_than_another_constant_one(x):
     """Among laws that keep x on a set and one constant beyond it there is only one: TV falls by dropping mass, though.
 
-    Without the spread (constant 0) half the tail's mass is lost in sum |x - x_hat| / 2: the spread costs at most that twice.
+    Without the spread (constant 0) half the tail's mass is lost in sum |x - x_hat| / 2.
     """
     kept = largest(x, len(x) // 2)
     tail = 1 - x[kept].sum()
