@@ -136,7 +136,7 @@ class ModeRow(Artefact):
     bias: float | None
     """TV per token against the LLM's law; what it is stands in `bias_kind`."""
     bias_kind: Literal["exact", "bound", "none"]
-    """`none`: no bound is known."""
+    """`none`: no bound can be computed from the records."""
     u_threshold: float | None = None
     """Its own threshold; null never skips."""
     k: int | None = None

@@ -5,6 +5,7 @@ one, the others through the means of narrow bins, so that a node of theta costs 
 """
 
 from enum import StrEnum
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -102,9 +103,15 @@ def mean_uncertainty(
         >>> mean_uncertainty(np.zeros(4), np.array([0, 3])).round(6).tolist()
         [0.75, 0.75]
     """
-    points, weights = np.polynomial.legendre.leggauss(nodes)
-    roots = 0.5 * (points + 1.0)
+    roots, weights = _nodes(nodes)
     return 1.0 - weights * roots @ perturbed_probabilities(logits, tokens, theta_max * roots**2)
+
+
+@cache
+def _nodes(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Gauss-Legendre nodes on [0, 1], and their weights on [-1, 1]."""
+    points, weights = np.polynomial.legendre.leggauss(count)
+    return 0.5 * (points + 1.0), weights
 
 
 def sampling_variance(u_bar: Law | float, samples: int = SAMPLES) -> NDArray[np.float64]:

@@ -209,7 +209,9 @@ def _warnings(pair: Pair, point: OperatingPoint) -> list[str]:
     if point.mode is Mode.QUERY:
         warnings.append("bias_skip is E[s beta]; the bias of mode query is larger, see risk_expected")
     if point.mode is Mode.CU_HLM_ONLINE and point.distortion is Distortion.SURROGATE:
-        warnings.append("k is chosen by the published surrogate, which reads the draft: no bound on the bias is known")
+        warnings.append(
+            "k is chosen by the published surrogate, which reads the draft: no mean of TV(x, x_hat) bounds it"
+        )
     if point.accounting is not Accounting.MEAN_LATENCY:
         warnings.append(f"the operating point uses {point.accounting} accounting; measured figures use mean-latency")
     return warnings

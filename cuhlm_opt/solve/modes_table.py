@@ -39,7 +39,7 @@ _LAWS = {
     Mode.EXACT: "TV = E[s beta]: x_hat = x on the skippable tokens, which are all among the k kept",
     Mode.COARSE: "TV = E[s beta]",
 }
-_DRAFT_DEPENDENT = "k depends on the draft: no bound is known"
+_DRAFT_DEPENDENT = "k depends on the draft: the mean of TV(x, x_hat) is no bound"
 _NEEDS_RECORDS = "needs records"
 _NEEDS_U_BAR = "needs u_bar, a function of x and d"
 _BEYOND_RECORDS = "not determined by the records for this threshold"

@@ -3,7 +3,8 @@
 Two distortions. `bound` is TV(x, x_hat_k), proved to bound the bias that truncation adds [N, THEORY 4.4 and 4.5]; it
 is added whole, since skipping reads the draft and scaling it by the transmitted mass would be false. `surrogate` is the
 published U [P2, THEORY 2.7]; it bounds nothing by itself, but an offline k that it chose is still a fixed k, to which
-the bound applies. An online k that it chose depends on the draft, and then no bound is known.
+the bound applies. An online k that it chose depends on the draft: then the largest TV over drafts bounds the bias, not
+the mean, and the records do not hold it (derivations/draft_dependent_size.py).
 """
 
 from dataclasses import dataclass
