@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from cuhlm_opt.artefacts import Calibration, OperatingPoint
+from cuhlm_opt.calibrate.collect import Collection, collect
+from cuhlm_opt.calibrate.prompts import load_prompt_sets
 from cuhlm_opt.cli.main import main
 from cuhlm_opt.distributions import softmax
 from cuhlm_opt.models.fetch import fetch
@@ -43,8 +45,6 @@ def test_recorded_laws_are_those_that_the_decoder_sees(calibrated):
     table = read_records(calibrated / "records.parquet").to_pylist()
     pair = load_pair(PAIR)
     try:
-        from cuhlm_opt.calibrate.prompts import load_prompt_sets
-
         prompts = {prompt.prompt_id: prompt.text for prompt in load_prompt_sets(["general"], limit=6)}
         for prompt_id in list(prompts)[:2]:
             rows = [row for row in table if row["prompt_id"] == prompt_id]
@@ -59,6 +59,22 @@ def test_recorded_laws_are_those_that_the_decoder_sees(calibrated):
                     last = row["context_token"]
     finally:
         pair.close()
+
+
+def test_rows_do_not_depend_on_what_the_caches_held_before(tmp_path):
+    """Short contexts make the caches wrap within the run; a part recorded alone with fresh caches is equal."""
+    fetch(PAIR)
+    prompts = load_prompt_sets(["general"], limit=12)
+    collection = Collection(max_tokens=6, lanes=2)
+    tables = []
+    for start, stop in ((0, 12), (8, 12)):
+        pair = load_pair(PAIR, lanes=2, context_length=400)
+        try:
+            tables.append(collect(pair, prompts[start:stop], collection, tmp_path / str(start)))
+        finally:
+            pair.close()
+    alone = tables[1].to_pylist()
+    assert alone == [row for row in tables[0].to_pylist() if row["prompt_id"] in {row["prompt_id"] for row in alone}]
 
 
 def test_solve_and_decode_at_the_point(calibrated, capfd, tmp_path):

@@ -25,21 +25,20 @@ class Scripted:
 @pytest.mark.parametrize(
     ("tested", "y", "acceptance", "redraw"),
     [
-        (0.5, law(1, 2, 1), 0.5, [0, 2 / 3, 1 / 3]),  # y_d/x_d = 1/2; (y - x)+ = (0, .5, .25) - (0, 0.1, 0.05) ...
-        (0.5, law(0, 1, 1), 0.0, [0, 0.3, 0.45]),
-        (0.5, law(2, 1, 1), 1.0, [0, 0.05, 0.0]),
-        (0.5, law(3, 1, 0), 1.0, [0.25, 0.05, 0.0]),
-        (0.25, law(1, 2, 1), 1.0, [0, 0.3, 0.2]),  # tested with another probability than the entry of the law
-        (1.0, law(1, 2, 1), 0.25, [0, 0.3, 0.2]),
+        (0.5, law(1, 2, 1), 0.5, [0, 1, 0]),
+        (0.5, law(0, 1, 1), 0.0, [0, 0.6, 0.4]),
+        (0.5, law(2, 1, 1), 1.0, [0, 1, 0]),
+        (0.5, law(3, 1, 0), 1.0, [5 / 6, 1 / 6, 0]),
+        (0.25, law(1, 2, 1), 1.0, [0, 1, 0]),  # tested with another probability than the entry of the law
+        (1.0, law(1, 2, 1), 0.25, [0, 1, 0]),
     ],
 )
 def test_proposal_table(tested, y, acceptance, redraw):
     """Accept draft 0 with probability min(1, y_0/tested), else draw from norm((y - law)+)."""
     x = np.array([0.5, 0.2, 0.3])
     verdict = Proposal(draft=0, tested=tested, law=x).verify(y)
-    excess = np.maximum(y - x, 0)
     assert verdict.acceptance == pytest.approx(acceptance, abs=1e-15)
-    np.testing.assert_allclose(verdict.redraw, excess / excess.sum(), atol=1e-15)
+    np.testing.assert_allclose(verdict.redraw, redraw, atol=1e-15)
     assert verdict.draft == 0
 
 

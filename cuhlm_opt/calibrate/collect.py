@@ -151,6 +151,8 @@ def _roll_out(
     scoring = collection.scoring
     answers: list[list[int]] = [[] for _ in prompts]
     logits: list[list[NDArray[np.float32]]] = [[] for _ in prompts]
+    for lane in range(model.lanes):
+        model.truncate(lane, 0)
     for lane, prompt in enumerate(prompts):
         _prefill(model, lane, prompt)
     latest = model.extend({lane: prompt[-1:] for lane, prompt in enumerate(prompts)}, last_only=True)

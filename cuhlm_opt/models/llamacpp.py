@@ -162,6 +162,8 @@ class LlamaCppModel:
         if length < self._lengths[lane]:
             self._forget(lane, length)
             self._lengths[lane] = length
+        if not any(self._lengths):  # start again at the first cell: where cells lie changes the rounding of attention
+            self._api.llama_memory_clear(self._memory, False)
 
     def provenance(self) -> dict[str, Any]:
         """Backend, version, file and its hash, threads and chunk plan."""
