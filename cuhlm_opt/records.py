@@ -85,6 +85,8 @@ class Records:
     """(G,) truncation sizes, from 0 to |V|."""
     tv_x_xhat: NDArray[np.float32]
     """(n, G)"""
+    sources: frozenset[str] = frozenset({"llm"})
+    """Who drew the contexts."""
 
     @property
     def n_tokens(self) -> int:
@@ -119,6 +121,7 @@ class Records:
             **{name: nested(name).astype(np.float64) for name in ("top_x", "top_y", "top_u_bar")},
             k_grid=np.array(read_metadata(table)["k_grid"], dtype=np.int64),
             tv_x_xhat=nested("tv_x_xhat"),
+            sources=frozenset(rows.column("source").unique().to_pylist()),
         )
 
 

@@ -26,7 +26,11 @@ def solve(
     channel: Annotated[str, typer.Option(help="Channel model: awgn.")] = "awgn",
     domain: Annotated[str | None, typer.Option(help="Domain of the records, such as code or general.")] = None,
     max_bias: Annotated[float, typer.Option(help="Largest TV per token against the LLM's law.")] = 0.02,
-    policy: Annotated[str, typer.Option(help="Threshold: budget, risk-averse, risk-prone.")] = "budget",
+    policy: Annotated[str, typer.Option(help="Threshold: budget, certified, risk-averse, risk-prone.")] = "budget",
+    delta: Annotated[
+        float | None, typer.Option(help="Certified: probability that the guarantee may fail; none: in expectation.")
+    ] = None,
+    min_skip: Annotated[float | None, typer.Option(help="Least skip rate; exit 3 where it is not reached.")] = None,
     mode: Annotated[
         str,
         typer.Option(
@@ -70,6 +74,8 @@ def solve(
         domain=domain,
         max_bias=max_bias,
         policy=policy,
+        delta=delta,
+        min_skip=min_skip,
         mode=mode,
         signal=signal,
         distortion=distortion,
@@ -128,8 +134,15 @@ def _facts(point: "OperatingPoint") -> list[tuple[str, str]]:
     spread = "" if interval is None else f" (95 % interval over prompts: {interval[0]:.3f} to {interval[1]:.3f})"
     kind = next(row.bias_kind for row in point.baselines if row.mode is point.mode)
     equals = "at most " if kind == "bound" else ""
+    certificate = point.certificate
+    promised = (
+        []
+        if certificate is None
+        else [("certificate", f"{certificate.method}, {certificate.n_prompts} prompts: {certificate.assumptions[0]}")]
+    )
     return [
         ("threshold", f"{_threshold(point)}; policy {point.policy}"),
+        *promised,
         ("skip rate", f"{_number(point.skip_rate)}{spread}"),
         ("upload", f"{_entries(point)}{_bits(point.payload_bits)} bits, {_seconds(point.uplink_s)}"),
         (

@@ -185,8 +185,11 @@ def _gated(mode: Mode, threshold: float | None, skipping: Skipping) -> ModePoint
 
 def _threshold(problem: Problem, gate: Gate, mode: Mode, spent: float = 0.0) -> float | None:
     """The policy's threshold, where `spent` of the budget is taken already; None never skips."""
-    if problem.policy is not Policy.BUDGET:
+    if problem.policy.is_published:
         return None if problem.degenerate else problem.computed_threshold
+    if problem.policy is Policy.CERTIFIED:
+        certified = None if mode is Mode.QUERY else problem.certified(spent)  # query's bias need not grow with t
+        return None if certified is None else certified.threshold
     if spent > problem.budget:
         return None
     if mode is Mode.QUERY and gate.signal is Signal.U_BAR:
@@ -262,7 +265,7 @@ def _truncation(problem: Problem, gate: Gate, mode: Mode) -> tuple[Truncation, f
         else:
             chosen = online_by_surrogate(records, tolerance, problem.signal, problem.line.a, problem.line.b)
         return chosen, _threshold(problem, gate, mode)
-    if theta is None and problem.policy is Policy.BUDGET:
+    if theta is None and not problem.policy.is_published:
         share = share_offline if offline else share_online
         chosen = share(gate, problem.budget, problem.objective)
     elif theta is None:

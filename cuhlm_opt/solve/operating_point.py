@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import TypeVar
 
-from cuhlm_opt.artefacts import CalibrationRef, Link, OperatingPoint
+from cuhlm_opt.artefacts import CalibrationRef, Certificate, Link, OperatingPoint
 from cuhlm_opt.channel import AwgnChannel
 from cuhlm_opt.errors import InfeasibleError, InputError, unknown_name
 from cuhlm_opt.latency import Accounting, TokenTime
@@ -12,7 +12,15 @@ from cuhlm_opt.payload import Format
 from cuhlm_opt.solve.load import Evidence, load_evidence
 from cuhlm_opt.solve.modes_table import ModePoint, hlm_throughput, mode_point, mode_row, throughput
 from cuhlm_opt.solve.problem import Problem, choose_signal, effective_times
-from cuhlm_opt.solve.statements import assumptions, binding, infeasible_theta, numeric_floor, recommend, warnings
+from cuhlm_opt.solve.statements import (
+    assumptions,
+    binding,
+    certificate,
+    infeasible_theta,
+    numeric_floor,
+    recommend,
+    warnings,
+)
 from cuhlm_opt.solve.threshold import Gate, Policy, Signal
 from cuhlm_opt.units import check_fraction
 
@@ -29,6 +37,7 @@ def solve(
     domain: str | None = None,
     max_bias: float = 0.02,
     policy: str = Policy.BUDGET,
+    delta: float | None = None,
     mode: str = Mode.CU_HLM_OFFLINE,
     signal: str | None = None,
     distortion: str = Distortion.BOUND,
@@ -40,6 +49,7 @@ def solve(
     slm_s: float | None = None,
     gate_s: float | None = None,
     llm_s: float | None = None,
+    min_skip: float | None = None,
 ) -> OperatingPoint:
     """Solve for the operating point of one mode, beside every other mode on the same link.
 
@@ -52,6 +62,7 @@ def solve(
         domain: domain of the records; None takes the only one, or `general`, with a warning.
         max_bias: budget, the largest TV per token against the LLM's law, in [0, 1].
         policy: how the threshold is chosen, see `Policy`.
+        delta: for `certified`, the probability in (0, 1) that the guarantee may fail; None guarantees an expectation.
         mode: decoding mode, see `Mode`.
         signal: uncertainty that the gate reads, see `Signal`; None takes `u_bar` where it was fitted.
         distortion: what the truncation size is chosen by, see `Distortion`.
@@ -63,6 +74,7 @@ def solve(
         slm_s: time of an SLM step, instead of the measured one.
         gate_s: time of the gate, likewise.
         llm_s: time of an LLM pass over one token, likewise; passes over more tokens scale with it.
+        min_skip: least skip rate wanted, in [0, 1].
 
     Returns:
         The operating point. What needs records or times that are not there is null, and a warning says so. A published
@@ -70,7 +82,7 @@ def solve(
 
     Raises:
         InputError: an argument or a file is wrong.
-        InfeasibleError: a given `theta` alone exceeds the budget.
+        InfeasibleError: a given `theta` alone exceeds the budget, or `min_skip` is not reached.
 
     Example:
         >>> point = solve("published-cu-hlm", bandwidth_hz=10e6, policy="risk-averse")
@@ -102,13 +114,19 @@ def solve(
         law_format=full_format,
         accounting=counting,
         answer_tokens=length,
+        delta=_check_delta(delta, chosen_policy),
     )
     given = {"SLM step": slm_s, "gate": gate_s, "LLM pass": llm_s}
     overridden = tuple(name for name, value in given.items() if value is not None)
     point = _operating_point(problem, evidence, chosen_mode, snr_db, overridden)
-    bounded = problem.policy is Policy.BUDGET and point.distortion is Distortion.BOUND
+    bounded = not problem.policy.is_published and point.distortion is Distortion.BOUND
     if bounded and (point.bias_truncation or 0.0) > problem.budget:
         raise InfeasibleError(infeasible_theta(point))
+    if min_skip is not None and (point.skip_rate or 0.0) < check_fraction(min_skip, "--min-skip"):
+        raise InfeasibleError(
+            f"--min-skip {min_skip!r} is not reached: {point.mode} skips {point.skip_rate or 0.0:.4f} within "
+            f"--max-bias {problem.budget!r} by policy {problem.policy}; raise --max-bias, or lower --min-skip"
+        )
     return point
 
 
@@ -128,7 +146,7 @@ def _operating_point(
         mode=mode,
         signal=problem.signal,
         u_threshold=point.threshold,
-        u_threshold_computed=point.threshold if problem.policy is Policy.BUDGET else problem.computed_threshold,
+        u_threshold_computed=problem.computed_threshold if problem.policy.is_published else point.threshold,
         skip_rate=point.skip_rate,
         skip_rate_ci=problem.gate.skip_rate_interval(point.threshold) if problem.gate and gated else None,
         k=point.k,
@@ -153,7 +171,7 @@ def _operating_point(
         bias_total=point.bias,
         bias_budget=problem.budget,
         numeric_floor=numeric_floor(problem),
-        certificate=None,
+        certificate=_certificate(problem, point),
         binding=binding(problem, point),
         accounting=problem.accounting,
         domain=evidence.domain,
@@ -184,6 +202,18 @@ def _solve_modes(problem: Problem, chosen: Mode) -> dict[Mode, ModePoint]:
     model = points[chosen if chosen.skips and chosen is not Mode.RANDOM else Mode.U_HLM]
     points[Mode.RANDOM] = mode_point(problem, Mode.RANDOM, model.skip_rate)
     return {mode: points[mode] for mode in Mode}
+
+
+def _certificate(problem: Problem, point: ModePoint) -> Certificate | None:
+    certified = certificate(problem, point)
+    if certified is None:
+        return None
+    return Certificate(
+        method=certified.method,
+        delta=certified.delta,
+        n_prompts=certified.n_prompts,
+        assumptions=certified.assumptions,
+    )
 
 
 def _quantile(time: TokenTime, share: float) -> float:
@@ -225,3 +255,13 @@ def _check_count(argument: str, value: int, largest: int) -> int:
     if not 1 <= value <= largest:
         raise InputError(f"{argument} {value!r} is not allowed; give a whole number from 1 to {largest}")
     return value
+
+
+def _check_delta(delta: float | None, policy: Policy) -> float | None:
+    if delta is None:
+        return None
+    if policy is not Policy.CERTIFIED:
+        raise InputError(f"--delta {delta!r} goes with --policy certified, not {str(policy)!r}")
+    if not 0 < delta < 1:
+        raise InputError(f"--delta {delta!r} is not allowed; give a number between 0 and 1, both excluded")
+    return delta

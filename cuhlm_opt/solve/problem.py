@@ -8,6 +8,7 @@ from cuhlm_opt.errors import InputError, unknown_name
 from cuhlm_opt.latency import Accounting, ComputeTimes
 from cuhlm_opt.modes import Distortion
 from cuhlm_opt.payload import Format
+from cuhlm_opt.solve.certificate import CertifiedThreshold, certify, threshold_grid
 from cuhlm_opt.solve.joint import Objective
 from cuhlm_opt.solve.threshold import Gate, Policy, Signal, published_threshold
 
@@ -33,6 +34,8 @@ class Problem:
     law_format: Format
     accounting: Accounting
     answer_tokens: int
+    delta: float | None = None
+    """Probability that a certificate may fail; None certifies in expectation."""
 
     @property
     def line(self) -> SignalFit:
@@ -48,14 +51,31 @@ class Problem:
 
     @property
     def computed_threshold(self) -> float | None:
-        """What a published policy's formula gives, judged or not; None for `budget`, or where it has no value."""
-        return None if self.policy is Policy.BUDGET else published_threshold(self.line, self.policy)
+        """What a published policy's formula gives, judged or not; None for other policies, or without a value."""
+        return published_threshold(self.line, self.policy) if self.policy.is_published else None
 
     @property
     def degenerate(self) -> bool:
         """Whether a published policy gives no threshold in [0, 1]."""
         computed = self.computed_threshold
-        return self.policy is not Policy.BUDGET and (computed is None or not 0 <= computed <= 1)
+        return self.policy.is_published and (computed is None or not 0 <= computed <= 1)
+
+    def certified(self, spent: float = 0.0) -> CertifiedThreshold | None:
+        """Certified threshold where `spent` of the budget is taken; None without records, or with nothing left.
+
+        Raises:
+            InputError: the records cannot carry a certificate: contexts not drawn by the LLM alone, or no length limit.
+        """
+        left = min(self.budget - spent, 1 - 1e-9)
+        if self.gate is None or left <= 0:
+            return None
+        sources, limit = self.gate.records.sources, self.calibration.max_tokens
+        if sources != {"llm"}:
+            raise InputError(f"--policy 'certified' needs contexts drawn by the LLM; recorded: {', '.join(sources)}")
+        if limit is None:
+            raise InputError("--policy 'certified' needs max_tokens, the length limit, in the metadata of the records")
+        grid = threshold_grid()
+        return certify(self.gate.losses(grid, left, limit), grid, left, self.delta)
 
     @property
     def objective(self) -> Objective:

@@ -5,6 +5,7 @@ from cuhlm_opt.latency import Accounting
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.payload import Format, full_law_bits
 from cuhlm_opt.records import T_LIMIT
+from cuhlm_opt.solve.certificate import CertifiedThreshold
 from cuhlm_opt.solve.load import Evidence
 from cuhlm_opt.solve.modes_table import ModePoint, throughput
 from cuhlm_opt.solve.problem import Problem
@@ -53,6 +54,9 @@ def warnings(problem: Problem, evidence: Evidence, point: ModePoint) -> list[str
             f"domain not chosen, {evidence.domain!r} taken (recorded: {others}); "
             "a threshold does not carry over from one domain to another"
         )
+    certified = certificate(problem, point)
+    if certified is not None and certified.warning:
+        found.append(certified.warning)
     floor = numeric_floor(problem)
     if floor is not None and floor >= problem.budget:
         found.append(
@@ -64,8 +68,8 @@ def warnings(problem: Problem, evidence: Evidence, point: ModePoint) -> list[str
             f"calibration {evidence.calibration.id!r} has no records: skip rate, truncation, bias and what follows "
             "from them are null"
             + (
-                "; the budget policy needs records, use risk-averse or risk-prone"
-                if problem.policy is Policy.BUDGET
+                "; the {problem.policy} policy needs records, use risk-averse or risk-prone"
+                if not problem.policy.is_published
                 else ""
             )
         )
@@ -89,6 +93,14 @@ def warnings(problem: Problem, evidence: Evidence, point: ModePoint) -> list[str
             f"not on all drafts (signal {problem.signal}, thresholds from {T_LIMIT} below 1)"
         )
     return found
+
+
+def certificate(problem: Problem, point: ModePoint) -> CertifiedThreshold | None:
+    """What the point's threshold is guaranteed to do; None where the policy or the mode has no certificate."""
+    gated = point.mode.skips and point.mode not in (Mode.RANDOM, Mode.QUERY)
+    if problem.policy is not Policy.CERTIFIED or not gated:
+        return None
+    return problem.certified(point.bias_truncation or 0.0)
 
 
 def numeric_floor(problem: Problem) -> float | None:
@@ -140,8 +152,10 @@ def binding(problem: Problem, point: ModePoint) -> str | None:
     """What keeps the threshold from being larger: the bias budget, the reach of the records, or a published policy."""
     if problem.gate is None or not point.mode.skips or point.mode is Mode.RANDOM:
         return None
-    if problem.policy is not Policy.BUDGET:
+    if problem.policy.is_published:
         return "policy"
+    if problem.policy is Policy.CERTIFIED:
+        return "max_bias" if point.threshold is None or point.threshold < 1 else None
     levels = problem.gate.curve.levels
     if point.threshold is not None and point.threshold >= levels[-1]:
         return None
@@ -201,7 +215,17 @@ def _records(problem: Problem, evidence: Evidence) -> list[str]:
 
 
 def _threshold(problem: Problem, point: ModePoint) -> list[str]:
-    if problem.policy is not Policy.BUDGET:
+    certified = certificate(problem, point)
+    if certified is not None:
+        return [
+            f"threshold certified by {certified.method} from {certified.n_prompts} prompts: {certified.assumptions[0]}",
+            "the loss is the skip risk summed over an answer's tokens, over the mean length; k is chosen on the same "
+            "records and its bias is their mean, outside the certificate",
+            *certified.assumptions[1:],
+        ]
+    if problem.policy is Policy.CERTIFIED:
+        return []
+    if problem.policy.is_published:
         return [
             f"threshold from the line E[beta | u] = {problem.line.a:.4g} u {problem.line.b:+.4g} "
             f"of signal {problem.signal} by the {problem.policy} formula [P2]"

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import SignalFit
 from cuhlm_opt.records import T_LIMIT, TOP, Records
+from cuhlm_opt.solve.certificate import LossUnit, prompt_losses
 
 _Floats = NDArray[np.float64]
 
@@ -32,6 +33,13 @@ class Policy(StrEnum):
     """(Delta - b)/a [P2, THEORY 2.4]."""
     BUDGET = "budget"
     """The largest threshold whose recorded bias is within the budget, plug-in [N, THEORY 6.1]."""
+    CERTIFIED = "certified"
+    """The largest threshold with a finite-sample guarantee over prompts [N, THEORY 6.4]."""
+
+    @property
+    def is_published(self) -> bool:
+        """Whether the threshold comes from the fitted line alone, whatever the budget."""
+        return self in (Policy.RISK_AVERSE, Policy.RISK_PRONE)
 
 
 class Signal(StrEnum):
@@ -116,6 +124,21 @@ class Gate:
     def is_exact_at(self, threshold: float | None) -> bool:
         """Whether `at(threshold)` averages over all drafts, not over the recorded one."""
         return threshold is None or (self.signal is Signal.U_BAR and (threshold < T_LIMIT or threshold >= 1))
+
+    def losses(self, grid: _Floats, eps: float, max_tokens: int) -> _Floats:
+        """L_i(t) of each prompt on a grid, per emitted token [N, THEORY 6.4]; shape (n_prompts, len(grid)).
+
+        For `u_mc` the recorded draft stands for all: its loss 1[u_d <= t] beta_d has the same mean.
+        """
+        records = self.records
+        if self.signal is Signal.U_BAR:
+            signal, x, y, everything = records.top_u_bar, records.top_x, records.top_y, records.tv
+        else:
+            signal, x = records.u_mc[:, None], records.beta[:, None]
+            y, everything = np.zeros_like(x), records.beta
+        return prompt_losses(
+            records.prompt, signal, x, y, everything, grid=grid, max_tokens=max_tokens, unit=LossUnit.EMITTED, eps=eps
+        )
 
     @cached_property
     def curve(self) -> Curve:
