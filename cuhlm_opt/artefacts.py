@@ -48,11 +48,16 @@ class Artefact(BaseModel):
         write_atomically(path, self.model_dump_json(indent=2) + "\n")
 
 
+Span = tuple[float, float] | None
+"""95 % interval by a cluster bootstrap over prompts; null where it cannot be taken."""
+
+
 class Estimate(Artefact):
-    """A mean over tokens with its standard error, prompts as units; null where there is no record to take it from."""
+    """A figure over tokens with its uncertainty, prompts as units; null where there is no record to take it from."""
 
     value: float | None
     se: float | None = None
+    ci: Span = None
 
 
 class SignalFit(Artefact):
@@ -62,14 +67,19 @@ class SignalFit(Artefact):
     b: float
     a_se: float | None = None
     b_se: float | None = None
+    a_ci: Span = None
+    b_ci: Span = None
     r: float | None = None
+    r_ci: Span = None
     r2: float | None = None
     r_binned: float | None = None
     r2_binned: float | None = None
     risk_averse: float | None
     """-b/a [P2], as computed: it may leave [0, 1]."""
+    risk_averse_ci: Span = None
     risk_prone: float | None
     """(Delta - b)/a [P2], as computed: it may leave [0, 1]."""
+    risk_prone_ci: Span = None
     isotonic_u: tuple[float, ...] = ()
     """Knots of the monotone alternative [N]."""
     isotonic_beta: tuple[float, ...] = ()
@@ -84,6 +94,10 @@ class DomainFit(Artefact):
     """P(y_d < x_d)."""
     mean_beta: Estimate
     mean_tv: Estimate
+    u_noise: Estimate | None = None
+    """Sampling error of u at M samples, root mean square over tokens [N, THEORY 4.2]."""
+    attenuation: Estimate | None = None
+    """Factor by which that error shrinks the slope on sampled u [N, THEORY 4.2]."""
     signals: dict[str, SignalFit]
 
 
@@ -192,7 +206,7 @@ class OperatingPoint(Artefact):
     u_threshold_computed: float | None
     """What the policy's formula gave, before it was judged: outside [0, 1] it is degenerate and not used."""
     skip_rate: float | None
-    skip_rate_ci: tuple[float, float] | None
+    skip_rate_ci: Span
     k: int | None
     k_mean: float | None
     truncation_rule: str | None
@@ -207,9 +221,12 @@ class OperatingPoint(Artefact):
     latency_s: float | None
     latency_p95_s: float | None
     throughput_tokens_per_s: float | None
+    throughput_ci: Span = None
+    """Times held fixed: it holds the uncertainty of the skip rate."""
     speedup_vs_hlm: float | None
     speedup_vs_hlm_published: float | None
     bias_skip: float | None
+    bias_skip_ci: Span = None
     bias_truncation: float | None
     bias_quantisation: float | None
     bias_total: float | None

@@ -8,23 +8,35 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import Calibration, DomainFit, Estimate, Floor, SignalFit, Times
+from cuhlm_opt.bootstrap import ClusterBootstrap, Interval, line_statistics, line_sums, noise_statistics, noise_sums
 from cuhlm_opt.correlation import fit_isotonic, fit_linear, risk_averse_threshold, risk_prone_threshold
 from cuhlm_opt.records import Records, read_metadata, sha256_of
+from cuhlm_opt.uncertainty import SAMPLES
 
 SIGNALS = ("u_bar", "u_mc")
 
 
-def fit_domain(records: Records) -> DomainFit:
-    """Fit one domain. Means are per token; standard errors treat prompts as the units."""
+def fit_domain(records: Records, samples: int = SAMPLES) -> DomainFit:
+    """Fit one domain. Means are per token; standard errors and intervals treat prompts as the units.
+
+    Args:
+        records: one domain.
+        samples: M of the sampled uncertainty.
+    """
+    bootstrap = ClusterBootstrap.draw(records.n_prompts, np.random.default_rng(0))
     delta = cluster_mean((records.beta > 0).astype(float), records.prompt)
+    noise = bootstrap.intervals(noise_statistics(samples), noise_sums(records.prompt, records.u_bar))
     signals = {}
     for name in SIGNALS:
         u: NDArray[np.float64] = getattr(records, name)
         line = fit_linear(u, records.beta, records.prompt)
         knots, values = fit_isotonic(u, records.beta)
+        spans = bootstrap.intervals(line_statistics, line_sums(records.prompt, u, records.beta))
         signals[name] = SignalFit(
             a=line.a, b=line.b, a_se=line.a_se, b_se=line.b_se,
+            a_ci=_span(spans["a"]), b_ci=_span(spans["b"]), r_ci=_span(spans["r"]),
             r=line.r, r2=line.r2, r_binned=line.r_binned, r2_binned=line.r2_binned,
+            risk_averse_ci=_span(spans["risk_averse"]), risk_prone_ci=_span(spans["risk_prone"]),
             risk_averse=risk_averse_threshold(line.a, line.b),
             risk_prone=risk_prone_threshold(line.a, line.b, delta.value or 0.0),
             isotonic_u=tuple(knots.tolist()), isotonic_beta=tuple(values.tolist()),
@@ -35,8 +47,15 @@ def fit_domain(records: Records) -> DomainFit:
         delta=delta,
         mean_beta=cluster_mean(records.beta, records.prompt),
         mean_tv=cluster_mean(records.tv, records.prompt),
+        u_noise=Estimate(value=noise["u_se"].value, ci=_span(noise["u_se"])),
+        attenuation=Estimate(value=noise["attenuation"].value, ci=_span(noise["attenuation"])),
         signals=signals,
     )
+
+
+def _span(interval: Interval) -> tuple[float, float] | None:
+    ends = (interval.low, interval.high)
+    return ends if np.isfinite(ends).all() else None
 
 
 def cluster_mean(values: NDArray[np.float64], prompts: NDArray[np.integer]) -> Estimate:
@@ -76,7 +95,10 @@ def fit_records(
         kind="measured" if "pair" in metadata else "imported",
         pair=pair,
         vocab_size=int(metadata["k_grid"][-1]),
-        domains={domain: fit_domain(Records.of(table, domain)) for domain in sorted(set(table["domain"].to_pylist()))},
+        domains={
+            domain: fit_domain(Records.of(table, domain), scoring.get("samples", SAMPLES))
+            for domain in sorted(set(table["domain"].to_pylist()))
+        },
         records_sha256=sha256_of(path),
         times=times,
         numeric_floor=numeric_floor,

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from cuhlm_opt.artefacts import Calibration, Floor
+from cuhlm_opt.artefacts import Calibration, Estimate, Floor
 from cuhlm_opt.cli.progress import TokenProgress
 from cuhlm_opt.errors import InputError, unknown_name
 
@@ -161,24 +161,36 @@ def _rows(calibration: Calibration) -> list[tuple[str, list[str]]]:
         ("mean beta", estimate("mean_beta")),
         ("mean TV(x, y)", estimate("mean_tv")),
         ("Delta = P(y_d < x_d)", estimate("delta")),
+        ("sampling error of u", [_noise(fit.u_noise) for fit in fits]),
+        ("its attenuation of the slope", [_noise(fit.attenuation) for fit in fits]),
     ]
     for signal in fits[0].signals:
         lines: list[Any] = [fit.signals[signal] for fit in fits]
         rows += [
             (f"{signal}: a", [_with_error(line.a, line.a_se) for line in lines]),
             (f"{signal}: b", [_with_error(line.b, line.b_se) for line in lines]),
-            (f"{signal}: R per token / binned", [f"{line.r:.3f} / {line.r_binned:.3f}" for line in lines]),
-            (f"{signal}: risk-averse \\[P2]", [_threshold(line.risk_averse) for line in lines]),
-            (f"{signal}: risk-prone \\[P2]", [_threshold(line.risk_prone) for line in lines]),
+            (f"{signal}: R per token", [f"{line.r:.3f}{_span(line.r_ci)}" for line in lines]),
+            (f"{signal}: R over 20 bins", [f"{line.r_binned:.3f}" for line in lines]),
+            (f"{signal}: risk-averse \\[P2]", [_threshold(line.risk_averse, line.risk_averse_ci) for line in lines]),
+            (f"{signal}: risk-prone \\[P2]", [_threshold(line.risk_prone, line.risk_prone_ci) for line in lines]),
         ]
     return rows
+
+
+def _noise(estimate: Estimate | None) -> str:
+    return "-" if estimate is None or estimate.value is None else f"{estimate.value:.3f}{_span(estimate.ci)}"
 
 
 def _with_error(value: float | None, error: float | None) -> str:
     return "-" if value is None else f"{value:.4f}" + ("" if error is None else f" ± {error:.4f}")
 
 
-def _threshold(value: float | None) -> str:
+def _threshold(value: float | None, interval: tuple[float, float] | None) -> str:
     if value is None or value != value:
         return "undefined"
-    return f"{value:.4f}" + ("" if 0 <= value <= 1 else " (degenerate)")
+    return f"{value:.3f}{_span(interval)}" + ("" if 0 <= value <= 1 else ", degenerate")
+
+
+def _span(interval: tuple[float, float] | None) -> str:
+    """A 95 % interval over prompts."""
+    return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"

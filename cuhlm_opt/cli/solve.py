@@ -130,8 +130,6 @@ def _print_lines(console: "Console", lines: list[tuple[str, str]]) -> None:
 
 def _facts(point: "OperatingPoint") -> list[tuple[str, str]]:
     """The operating point, a line each."""
-    interval = point.skip_rate_ci
-    spread = "" if interval is None else f" (95 % interval over prompts: {interval[0]:.3f} to {interval[1]:.3f})"
     kind = next(row.bias_kind for row in point.baselines if row.mode is point.mode)
     equals = "at most " if kind == "bound" else ""
     certificate = point.certificate
@@ -143,20 +141,27 @@ def _facts(point: "OperatingPoint") -> list[tuple[str, str]]:
     return [
         ("threshold", f"{_threshold(point)}; policy {point.policy}"),
         *promised,
-        ("skip rate", f"{_number(point.skip_rate)}{spread}"),
+        ("skip rate", f"{_number(point.skip_rate)}{_span(point.skip_rate_ci)}"),
         ("upload", f"{_entries(point)}{_bits(point.payload_bits)} bits, {_seconds(point.uplink_s)}"),
         (
             "bias",
-            f"{equals}{_bias(point.bias_total)}: skipping {_bias(point.bias_skip)}, truncation "
-            f"{_bias(point.bias_truncation)}; budget {point.bias_budget:g}, numeric floor {_bias(point.numeric_floor)}",
+            f"{equals}{_bias(point.bias_total)}: skipping {_bias(point.bias_skip)}"
+            f"{_span(point.bias_skip_ci)}, truncation {_bias(point.bias_truncation)}; budget {point.bias_budget:g}, "
+            f"numeric floor {_bias(point.numeric_floor)}",
         ),
         ("latency", f"{_seconds(point.latency_s)} a token, 95 % of tokens within {_seconds(point.latency_p95_s)}"),
         (
             "throughput",
-            f"{_number(point.throughput_tokens_per_s)} tokens/s; {_number(point.speedup_vs_hlm)} x HLM sending dense "
-            f"laws, {_number(point.speedup_vs_hlm_published)} x in the published format",
+            f"{_number(point.throughput_tokens_per_s)} tokens/s{_span(point.throughput_ci)}; "
+            f"{_number(point.speedup_vs_hlm)} x HLM sending dense laws, "
+            f"{_number(point.speedup_vs_hlm_published)} x in the published format",
         ),
     ]
+
+
+def _span(interval: tuple[float, float] | None) -> str:
+    """A 95 % interval over prompts."""
+    return "" if interval is None else f" ({interval[0]:.4g} to {interval[1]:.4g})"
 
 
 def _threshold(point: "OperatingPoint") -> str:

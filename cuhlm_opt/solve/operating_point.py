@@ -6,7 +6,7 @@ from typing import TypeVar
 from cuhlm_opt.artefacts import CalibrationRef, Certificate, Link, OperatingPoint
 from cuhlm_opt.channel import AwgnChannel
 from cuhlm_opt.errors import InfeasibleError, InputError, unknown_name
-from cuhlm_opt.latency import Accounting, TokenTime
+from cuhlm_opt.latency import Accounting, TokenTime, token_time
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
 from cuhlm_opt.solve.load import Evidence, load_evidence
@@ -139,7 +139,7 @@ def _operating_point(
     truncation, time = point.truncation, point.time
     tokens_per_s = throughput(problem, point)
     channel, calibration = problem.channel, problem.calibration
-    gated = problem.gate is not None and mode.skips and mode is not Mode.RANDOM
+    spans = _intervals(problem, point)
     return OperatingPoint(
         status="degenerate" if problem.degenerate else "incomplete" if tokens_per_s is None else "optimal",
         policy=problem.policy,
@@ -148,7 +148,7 @@ def _operating_point(
         u_threshold=point.threshold,
         u_threshold_computed=problem.computed_threshold if problem.policy.is_published else point.threshold,
         skip_rate=point.skip_rate,
-        skip_rate_ci=problem.gate.skip_rate_interval(point.threshold) if problem.gate and gated else None,
+        skip_rate_ci=spans.get("skip"),
         k=point.k,
         k_mean=point.entries if mode.truncates else None,
         truncation_rule=None if truncation is None else truncation.rule,
@@ -163,9 +163,11 @@ def _operating_point(
         latency_s=None if time is None else time.mean_s,
         latency_p95_s=None if time is None else _quantile(time, 0.95),
         throughput_tokens_per_s=tokens_per_s,
+        throughput_ci=spans.get("throughput"),
         speedup_vs_hlm=_ratio(tokens_per_s, hlm_throughput(problem, Format.DENSE)),
         speedup_vs_hlm_published=_ratio(tokens_per_s, hlm_throughput(problem, Format.PUBLISHED)),
         bias_skip=point.bias_skip,
+        bias_skip_ci=spans.get("risk"),
         bias_truncation=point.bias_truncation,
         bias_quantisation=None,
         bias_total=point.bias,
@@ -202,6 +204,32 @@ def _solve_modes(problem: Problem, chosen: Mode) -> dict[Mode, ModePoint]:
     model = points[chosen if chosen.skips and chosen is not Mode.RANDOM else Mode.U_HLM]
     points[Mode.RANDOM] = mode_point(problem, Mode.RANDOM, model.skip_rate)
     return {mode: points[mode] for mode in Mode}
+
+
+def _intervals(problem: Problem, point: ModePoint) -> dict[str, tuple[float, float]]:
+    """95 % intervals over prompts at the point's threshold; empty without records, a gate, or a second prompt."""
+    gate, mode = problem.gate, point.mode
+    if gate is None or not mode.skips or mode is Mode.RANDOM or gate.records.n_prompts < 2:
+        return {}
+    found = gate.intervals(point.threshold)
+    if mode is Mode.QUERY:
+        del found["risk"]  # its bias is another figure
+    times, bits = problem.compute_times, point.payload_bits
+    if times is not None and bits is not None:
+
+        def throughput_at(skip_rate: float) -> float:
+            time = token_time(
+                mode,
+                times,
+                problem.channel,
+                payload_bits=bits,
+                skip_rate=skip_rate,
+                answer_tokens=problem.answer_tokens,
+            )
+            return time.throughput(problem.accounting)
+
+        found["throughput"] = found["skip"].through(throughput_at)
+    return {name: (span.low, span.high) for name, span in found.items()}
 
 
 def _certificate(problem: Problem, point: ModePoint) -> Certificate | None:

@@ -38,6 +38,8 @@ def assumptions(problem: Problem, evidence: Evidence, point: ModePoint, given_ti
         *_records(problem, evidence),
         *_threshold(problem, point),
         *([f"truncation {point.truncation.rule}"] if point.truncation else []),
+        "intervals are 95 %, by a cluster bootstrap over prompts at the threshold shown; that of the throughput holds "
+        "times and payload fixed",
         "a bias is a TV distance per token between the law of the output and the LLM's, averaged over positions",
         "compression is the share of vocabulary entries that an upload leaves out [P]",
     ]

