@@ -52,25 +52,18 @@ def correlation() -> str:
         rows.append([f"`{signal}`: b", *(_estimate(Estimate(value=line.b, se=line.b_se)) for line in lines)])
         rows.append([f"`{signal}`: R per token", *(f"{_number(line.r, 3)}{_span(line.r_ci)}" for line in lines)])
         rows.append([f"`{signal}`: R over 20 bins", *(_number(line.r_binned, 3) for line in lines)])
-        rows.append(
-            [
-                f"`{signal}`: risk-averse -b/a [P2]",
-                *(f"{_threshold(line.risk_averse)}{_span(line.risk_averse_ci)}" for line in lines),
-            ]
-        )
-        rows.append(
-            [
-                f"`{signal}`: risk-prone (Delta-b)/a [P2]",
-                *(f"{_threshold(line.risk_prone)}{_span(line.risk_prone_ci)}" for line in lines),
-            ]
-        )
+        averse = [f"{_threshold(line.risk_averse)}{_span(line.risk_averse_ci)}" for line in lines]
+        prone = [f"{_threshold(line.risk_prone)}{_span(line.risk_prone_ci)}" for line in lines]
+        rows.append([f"`{signal}`: risk-averse -b/a [P2]", *averse])
+        rows.append([f"`{signal}`: risk-prone (Delta-b)/a [P2]", *prone])
     times, floor = calibration.times, calibration.numeric_floor
     assert times is not None
     assert floor is not None
     passes = ", ".join(f"{1e3 * seconds:.0f} ms for {n}" for n, seconds in times.llm_pass_s.items())
     return (
         _markdown(rows)
-        + "\n± is one standard error, in brackets a 95 % bootstrap interval, prompts as units. Measured when this was recorded, on two CPU cores: SLM step "
+        + "\n± is one standard error, in brackets a 95 % bootstrap interval, prompts as units. "
+        + "Measured when this was recorded, on two CPU cores: SLM step "
         + f"{1e3 * times.slm_s:.0f} ms, gate {1e3 * times.gate_s:.1f} ms, LLM pass {passes} tokens. "
         + f"Numeric floor: mean TV {floor.slm:.4f} (SLM) and {floor.llm:.4f} (LLM), {floor.compared}.\n"
     )
