@@ -25,10 +25,8 @@ from cuhlm_opt.solve.certificate import (
     Bound,
     conformal_threshold,
     high_probability_threshold,
-    prompt_curves,
-    prompt_losses,
-    threshold_grid,
 )
+from cuhlm_opt.solve.losses import prompt_curves, prompt_losses, threshold_grid
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
 from synthetic_population import SyntheticPopulation

@@ -8,8 +8,9 @@ from cuhlm_opt.errors import InputError, unknown_name
 from cuhlm_opt.latency import Accounting, ComputeTimes
 from cuhlm_opt.modes import Distortion
 from cuhlm_opt.payload import Format
-from cuhlm_opt.solve.certificate import CertifiedThreshold, certify, threshold_grid
+from cuhlm_opt.solve.certificate import CertifiedThreshold, certify
 from cuhlm_opt.solve.joint import Objective
+from cuhlm_opt.solve.losses import threshold_grid
 from cuhlm_opt.solve.threshold import Gate, Policy, Signal, published_threshold
 
 

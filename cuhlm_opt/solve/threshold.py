@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cuhlm_opt.artefacts import SignalFit
 from cuhlm_opt.bootstrap import ClusterBootstrap, Interval, prompt_sums, ratios
 from cuhlm_opt.records import T_LIMIT, TOP, Records
-from cuhlm_opt.solve.certificate import LossUnit, prompt_losses
+from cuhlm_opt.solve.losses import LossUnit, prompt_losses
 
 _Floats = NDArray[np.float64]
 

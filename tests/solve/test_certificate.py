@@ -13,19 +13,16 @@ from synthetic_population import SyntheticPopulation
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.solve.certificate import (
     Bound,
-    LossUnit,
     betting_p_value,
     certify,
     conformal_threshold,
     high_probability_threshold,
     hoeffding_bentkus_p_value,
     p_values,
-    prompt_curves,
-    prompt_losses,
     prompts_needed,
     prompts_needed_high_probability,
-    threshold_grid,
 )
+from cuhlm_opt.solve.losses import LossUnit, prompt_curves, prompt_losses, threshold_grid
 
 GRID = threshold_grid()
 POPULATIONS = {"synthetic": SyntheticPopulation(), "synthetic-failing": SyntheticPopulation(failing=0.02)}

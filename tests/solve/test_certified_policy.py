@@ -11,7 +11,7 @@ from cuhlm_opt.errors import InfeasibleError, InputError
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.records import Records, read_records
 from cuhlm_opt.solve import solve
-from cuhlm_opt.solve.certificate import threshold_grid
+from cuhlm_opt.solve.losses import threshold_grid
 
 LINK = {"bandwidth_hz": 10e6, "policy": "certified", "domain": "code"}
 BUDGET = 0.05
