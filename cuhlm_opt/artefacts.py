@@ -13,6 +13,7 @@ from cuhlm_opt.errors import InputError
 from cuhlm_opt.latency import Accounting
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
+from cuhlm_opt.quantisation import Quantiser
 from cuhlm_opt.records import SCHEMA_VERSION, write_atomically
 
 
@@ -156,6 +157,9 @@ class ModeRow(Artefact):
     k: int | None = None
     theta: float | None = None
     """Its own truncation tolerance."""
+    b_prob: int | None = None
+    quantiser: Quantiser | None = None
+    """How its probabilities are written."""
     law: str
 
 
@@ -177,6 +181,15 @@ class Certificate(Artefact):
     delta: float | None
     n_prompts: int
     assumptions: tuple[str, ...]
+
+
+class LedgerEntry(Artefact):
+    """One part of the distance between the output's law and the LLM's; null where it is not known."""
+
+    term: Literal["skipping", "truncation", "quantisation", "numeric floor", "answer"]
+    value: float | None
+    kind: Literal["exact", "bound", "estimate"]
+    meaning: str
 
 
 class Recommendation(Artefact):
@@ -213,6 +226,7 @@ class OperatingPoint(Artefact):
     distortion: Distortion | None
     theta: float | None
     b_prob: int
+    quantiser: Quantiser
     format: Format
     draft_length: int
     payload_bits: float | None
@@ -232,6 +246,7 @@ class OperatingPoint(Artefact):
     bias_total: float | None
     bias_budget: float
     numeric_floor: float | None
+    bias_ledger: tuple[LedgerEntry, ...] = ()
     certificate: Certificate | None
     binding: str | None
     accounting: Accounting

@@ -18,16 +18,10 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from cuhlm_opt.errors import InputError
-from cuhlm_opt.payload import index_set_bits
+from cuhlm_opt.errors import CodecError
+from cuhlm_opt.payload import ENUMERATIVE_LIMIT, index_set_bits
 
-ENUMERATIVE_LIMIT = 1024
-"""Largest min(k, n - k) written as one rank; beyond it a set is cut in halves that are written one after the other."""
 _CACHED_SIZE = 64
-
-
-class CodecError(InputError):
-    """What was to be encoded is not a law, or what was to be decoded is no message of this codec."""
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,10 @@ class InputError(CuhlmError):
     exit_code = 2
 
 
+class CodecError(InputError):
+    """What was to be encoded is not a law, or what was to be decoded is no message of this codec."""
+
+
 class InfeasibleError(CuhlmError):
     """No operating point meets the constraints. The message names which one to relax, and to what."""
 

@@ -2,15 +2,24 @@
 
 import math
 from enum import StrEnum
+from functools import lru_cache
+
+from cuhlm_opt.quantisation import Quantiser
+
+ENUMERATIVE_LIMIT = 1024
+"""Largest min(k, n - k) written as one rank; beyond it a set is cut in halves that are written one after the other."""
 
 
 class Format(StrEnum):
-    """How a full or truncated law is written."""
+    """How the ids and the quantised masses of a law are written."""
 
     PUBLISHED = "published"
-    """b_prob bits and an index of ceil(log2 |V|) bits for each of k entries [P2]."""
+    """b_prob bits and an index of ceil(log2 |V|) bits for each of k entries [P2]; the length implies k."""
+    COMPACT = "compact"
+    """The set of ids by its rank, then the masses in the order of ids [N]. A type is written by its rank, other masses
+    in b_prob bits each. Unless both sides know k, it comes first, in ceil(log2(|V| + 1)) bits."""
     DENSE = "dense"
-    """b_prob bits for each of |V| entries, no indices: only for the full law."""
+    """b_prob bits for each of |V| entries, no ids: only k = |V|."""
 
 
 def index_bits(vocab_size: int) -> int:
@@ -40,13 +49,6 @@ def dense_bits(vocab_size: int, b_prob: int = 8) -> int:
     return b_prob * vocab_size
 
 
-def full_law_bits(vocab_size: int, b_prob: int, law_format: Format) -> float:
-    """Bits of all of x in `law_format`."""
-    if law_format is Format.DENSE:
-        return dense_bits(vocab_size, b_prob)
-    return published_bits(vocab_size, vocab_size, b_prob)
-
-
 def coarse_bits(kept: float, vocab_size: int, b_prob: int = 8) -> float:
     """Bits of a coarse message: each kept token and its probability [N, THEORY 5]; `kept` may be a mean.
 
@@ -74,13 +76,38 @@ def type_bits(k: int, total: int = 255) -> int:
     return index_set_bits(k, total + k)
 
 
-def compact_bits(k: int, vocab_size: int, b_prob: int = 8) -> int:
-    """Bits of k < |V| entries as an index set and a type with N = 2^b_prob - 1, for a k that both sides know [N].
+def law_bits(
+    k: int, vocab_size: int, b_prob: int, law_format: Format, quantiser: Quantiser, *, size_known: bool = True
+) -> int:
+    """Bits of k entries of a law, the length of what `codec.LawCodec` writes.
 
-    Where k varies it is sent as well, in ceil(log2(|V| + 1)) bits. Exact while k and |V| - k or N, whichever is less,
-    do not exceed `enumerative.ENUMERATIVE_LIMIT`; longer codes are cut, at a few bits each.
+    In the compact format a set or type beyond `ENUMERATIVE_LIMIT` is cut where its elements fall: there this is the
+    length for evenly spread elements, which others miss by a few bits a cut.
 
-    >>> compact_bits(30, 32000), published_bits(30, 32000)
-    (477, 690)
+    Args:
+        k: entries, 0 to |V|.
+        vocab_size: |V|.
+        b_prob: bits of a mass.
+        law_format: where ids and masses go; dense takes all of |V| masses.
+        quantiser: a compact type is written by its rank, other masses in b_prob bits each.
+        size_known: whether both sides know k. If not, the compact format sends it in ceil(log2(|V| + 1)) bits.
+
+    >>> [law_bits(30, 32000, 8, way, Quantiser.TYPES) for way in (Format.COMPACT, Format.PUBLISHED)]
+    [477, 690]
     """
-    return index_set_bits(k, vocab_size) + type_bits(k, 2**b_prob - 1)
+    if law_format is Format.DENSE:
+        return dense_bits(vocab_size, b_prob)
+    if law_format is Format.PUBLISHED:
+        return int(published_bits(k, vocab_size, b_prob))
+    bars = k if k < vocab_size else k - 1
+    values = _set_bits(bars, 2**b_prob - 1 + bars) if quantiser is Quantiser.TYPES else k * b_prob
+    return _set_bits(k, vocab_size) + values + (0 if size_known else vocab_size.bit_length())
+
+
+@lru_cache(maxsize=4096)
+def _set_bits(k: int, n: int) -> int:
+    if min(k, n - k) <= ENUMERATIVE_LIMIT:
+        return index_set_bits(k, n)
+    half = n // 2
+    count = (min(k, half) - max(0, k - (n - half))).bit_length()
+    return count + _set_bits(k // 2, half) + _set_bits(k - k // 2, n - half)

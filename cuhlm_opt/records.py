@@ -5,8 +5,9 @@ Ranges: probabilities, masses, TV and uncertainties in [0, 1]; entropy in nats; 
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from cuhlm_opt.errors import InputError, RunError
+from cuhlm_opt.quantisation import MEASURED_BITS, Quantiser, measured_sizes
 
 SCHEMA_VERSION: Final = 1
 TOP = 8
@@ -27,13 +29,16 @@ T_LIMIT = 0.875
 """Largest threshold below 1 whose skippable tokens are all among the `TOP` largest of x."""
 GRID_STEP = 2.0**-13
 """`tail_mass` and `tv_x_xhat` are rounded up to a multiple of this."""
+QUANTISED_STEP = 2.0**-17
+"""`tv_quantised` is rounded up to a multiple of this."""
 
 _METADATA_KEY = b"cuhlm_opt"
 
 
-def record_schema(grid_size: int) -> pa.Schema:
-    """Arrow schema of the records; `grid_size` is the number of truncation sizes in the metadata's `k_grid`."""
-    grid = pa.list_(pa.float32(), grid_size)
+def record_schema(k_grid: Sequence[int]) -> pa.Schema:
+    """Arrow schema of the records; `k_grid` holds the truncation sizes of the metadata, up to |V|."""
+    grid = pa.list_(pa.float32(), len(k_grid))
+    quantised = pa.list_(pa.float32(), math.prod(_quantised_shape(k_grid[-1])))
     return pa.schema(
         [
             ("prompt_id", pa.string()),
@@ -62,6 +67,7 @@ def record_schema(grid_size: int) -> pa.Schema:
             ("tv_redraw", grid),  # TV(norm((y - x)+), norm((y - x_hat_k)+))
             ("bias_exact", grid),  # TV(output, y) of cu-hlm-offline without skipping
             ("tv_xhat_y", grid),  # TV(x_hat_k, y)
+            ("tv_quantised", quantised),  # TV(x_hat_k, decoded x_hat_k), see `Records.tv_quantised`
         ]
     )
 
@@ -85,6 +91,8 @@ class Records:
     """(G,) truncation sizes, from 0 to |V|."""
     tv_x_xhat: NDArray[np.float32]
     """(n, G)"""
+    tv_quantised: NDArray[np.float32]
+    """(m, quantisers, MEASURED_BITS, `measured_sizes`) TV(x_hat_k, decoded x_hat_k) on a random subset of positions."""
     sources: frozenset[str] = frozenset({"llm"})
     """Who drew the contexts."""
 
@@ -114,21 +122,31 @@ class Records:
             combined = rows.column(name).combine_chunks()
             return combined.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
 
+        k_grid = np.array(read_metadata(table)["k_grid"], dtype=np.int64)
+        measured = rows.column("tv_quantised").combine_chunks().flatten().to_numpy(zero_copy_only=False)
         _, prompt = np.unique(rows.column("prompt_id").to_numpy(zero_copy_only=False), return_inverse=True)
         return cls(
             prompt=prompt,
             **{name: flat(name) for name in ("x_d", "beta", "u_mc", "u_bar", "tv")},
             **{name: nested(name).astype(np.float64) for name in ("top_x", "top_y", "top_u_bar")},
-            k_grid=np.array(read_metadata(table)["k_grid"], dtype=np.int64),
+            k_grid=k_grid,
             tv_x_xhat=nested("tv_x_xhat"),
+            tv_quantised=measured.reshape(-1, *_quantised_shape(int(k_grid[-1]))),
             sources=frozenset(rows.column("source").unique().to_pylist()),
         )
+
+
+def _quantised_shape(vocab_size: int) -> tuple[int, int, int]:
+    return len(Quantiser), len(MEASURED_BITS), len(measured_sizes(vocab_size))
 
 
 def write_records(table: pa.Table, path: Path, metadata: Mapping[str, Any]) -> None:
     """Write `table` with `metadata` atomically."""
     table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()})
-    grids = [f"{name}.list.element" for name in ("tail_mass", "tv_x_xhat", "tv_redraw", "bias_exact", "tv_xhat_y")]
+    grids = [
+        f"{name}.list.element"
+        for name in ("tail_mass", "tv_x_xhat", "tv_redraw", "bias_exact", "tv_xhat_y", "tv_quantised")
+    ]
     dictionary = ["prompt_id", "domain", "source"]
     sink = pa.BufferOutputStream()
     pq.write_table(
@@ -153,7 +171,7 @@ def read_records(path: Path) -> pa.Table:
     if metadata.get("schema_version") != SCHEMA_VERSION:
         version = metadata.get("schema_version")
         raise InputError(f"records {path}: schema version {version!r}; this release reads version {SCHEMA_VERSION}")
-    expected = record_schema(len(metadata["k_grid"]))
+    expected = record_schema(metadata["k_grid"])
     for field in expected:
         if field.name not in table.schema.names or table.schema.field(field.name).type != field.type:
             raise InputError(f"records {path}: column {field.name!r} of type {field.type} is missing")
@@ -171,10 +189,13 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file so that at every moment either the old or the new content is there, whole.
 
     Raises:
+        InputError: something else than a regular file is there, such as a device or a folder; it is left alone.
         RunError: the disk is full, read-only or gone.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary: str | None = None
+    if path.exists() and not path.is_file():
+        raise InputError(f"cannot write {path}: it exists and is no regular file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as handle:

@@ -44,19 +44,20 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Proposal:
-    """A draft with the law to verify it against: x itself (hlm), or what was rebuilt from k entries.
+    """A draft with the law to verify it against: what the server decodes, of all of x or of k entries.
 
-    `tested` is the probability that the draft is tested with: the true x_d (published truncation, variant B of
-    THEORY 4.4), or the entry of `law` (hlm, exact).
+    `tested` is the probability that the draft is tested with: its entry of `law` (variant A of THEORY 4.4) unless the
+    true x_d is known beside the law (variant B).
     """
 
     draft: int
-    tested: float
     law: Law
+    tested: float | None = None
 
     def verify(self, y: Law) -> Verdict:
         """Accept with probability min(1, y_d / tested), else draw from norm((y - law)+) [P, speculative sampling]."""
-        rejection = float(rejection_probability(self.tested, y[self.draft]))
+        tested = self.law[self.draft] if self.tested is None else self.tested
+        rejection = float(rejection_probability(tested, y[self.draft]))
         return Verdict(acceptance=1.0 - rejection, redraw=residual_law(y, self.law), draft=self.draft)
 
 

@@ -58,7 +58,7 @@ def synthetic_positions(
         "max_tokens": length,
         "scoring": {"temperature": 1.0, "top_p": 1.0},
     }
-    return positions, pa.Table.from_pylist(rows, schema=record_schema(len(sizes))), metadata
+    return positions, pa.Table.from_pylist(rows, schema=record_schema(sizes.tolist())), metadata
 
 
 def write_synthetic(folder: Path, table: pa.Table, metadata: dict, **settings) -> Calibration:

@@ -7,14 +7,14 @@ import pytest
 from cuhlm_opt.payload import (
     Format,
     coarse_bits,
-    compact_bits,
     dense_bits,
-    full_law_bits,
     index_bits,
     index_set_bits,
+    law_bits,
     published_bits,
     type_bits,
 )
+from cuhlm_opt.quantisation import Quantiser
 
 
 @pytest.mark.parametrize(
@@ -34,11 +34,13 @@ def test_published_bytes():
     assert dense_bits(32000) / 8 == 32_000
 
 
-def test_formats_of_the_full_law():
-    assert full_law_bits(32000, 8, Format.PUBLISHED) == 32000 * (8 + 15)
-    assert full_law_bits(32000, 8, Format.DENSE) == 32000 * 8
-    assert full_law_bits(1000, 16, Format.PUBLISHED) == 1000 * (16 + 10)
-    assert full_law_bits(1000, 16, Format.DENSE) == 1000 * 16
+@pytest.mark.parametrize("quantiser", Quantiser)
+def test_formats_of_the_full_law(quantiser):
+    """All of x needs no set of ids; its length in the compact format is that of the dense one, but for types."""
+    assert law_bits(32000, 32000, 8, Format.PUBLISHED, quantiser) == 32000 * (8 + 15)
+    assert law_bits(32000, 32000, 8, Format.DENSE, quantiser) == 32000 * 8
+    if quantiser is not Quantiser.TYPES:
+        assert law_bits(1000, 1000, 16, Format.COMPACT, quantiser) == 1000 * 16
 
 
 def test_peer_counts_no_index_bits():
@@ -75,4 +77,4 @@ def test_types():
     assert type_bits(30) == 135
     assert type_bits(1, 7) == 3  # 0/7 .. 7/7
     assert type_bits(2, 2) == 3  # (0,0) (0,1) (1,0) (0,2) (1,1) (2,0)
-    assert compact_bits(30, 32000) == 342 + 135
+    assert law_bits(30, 32000, 8, Format.COMPACT, Quantiser.TYPES) == 342 + 135

@@ -35,7 +35,7 @@ def table() -> pa.Table:
         row = score_position(slm, llm, SIZES, Scoring(exact_share=0.5), rng)
         place = {"prompt_id": f"p{position % 2}", "domain": "ab"[position // 4], "position": position}
         rows.append({**place, "source": "llm", "context_token": 1, **row})
-    return pa.Table.from_pylist(rows, schema=record_schema(len(SIZES)))
+    return pa.Table.from_pylist(rows, schema=record_schema(SIZES.tolist()))
 
 
 METADATA = {"schema_version": 1, "k_grid": SIZES.tolist()}

@@ -96,7 +96,7 @@ def collect(
             progress(0, stop, "kept")
             continue
         rows = _record(pair, prompts[start:stop], encoded[start:stop], sizes, collection)
-        write_records(pa.Table.from_pylist(rows, schema=record_schema(len(sizes))), part, metadata)
+        write_records(pa.Table.from_pylist(rows, schema=record_schema(sizes.tolist())), part, metadata)
         progress(len(rows), stop, "recorded")
     table = pa.concat_tables([read_records(_part(out, start)) for start in starts]).combine_chunks()
     write_records(table, out / RECORDS, metadata)

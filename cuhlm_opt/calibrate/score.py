@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuhlm_opt.distributions import Law, rejection_probability, residual_law, sample, softmax, total_variation
-from cuhlm_opt.records import GRID_STEP, TOP
+from cuhlm_opt.quantisation import measured_sizes, quantisation_distances
+from cuhlm_opt.records import GRID_STEP, QUANTISED_STEP, TOP
 from cuhlm_opt.truncation import largest, reconstruct, truncation_distances
 from cuhlm_opt.uncertainty import SAMPLES, THETA_MAX, ThetaConvention, mean_uncertainty, sampled_uncertainty
 
@@ -22,7 +23,7 @@ class Scoring:
         samples: M of the sampled uncertainty.
         theta_max: largest perturbing temperature.
         convention: how the perturbing temperatures are chosen.
-        exact_share: share of positions, drawn at random, that also get the columns of exact bias.
+        exact_share: share of positions, drawn at random, that also get the columns of exact bias and of quantisation.
     """
 
     temperature: float = 1.0
@@ -77,9 +78,12 @@ def score_position(
         "tv_redraw": None,
         "bias_exact": None,
         "tv_xhat_y": None,
+        "tv_quantised": None,
     }
     if rng.random() < scoring.exact_share:
         row |= exact_bias_columns(x, y, sizes)
+        quantised = quantisation_distances(descending, measured_sizes(len(x)))
+        row["tv_quantised"] = round_up(quantised, QUANTISED_STEP).ravel()
     return row
 
 
@@ -101,9 +105,9 @@ def exact_bias_columns(x: Law, y: Law, sizes: NDArray[np.int64]) -> dict[str, ND
     return columns
 
 
-def round_up(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Round up to a multiple of `GRID_STEP`: profiles pack five times smaller, and what is a bound stays one."""
-    return np.ceil((values - 1e-12) / GRID_STEP).clip(min=0) * GRID_STEP
+def round_up(values: NDArray[np.float64], step: float = GRID_STEP) -> NDArray[np.float64]:
+    """Round up to a multiple of `step`: profiles pack five times smaller, and what is a bound stays one."""
+    return np.ceil((values - 1e-12) / step).clip(min=0) * step
 
 
 def _padded(values: NDArray[Any], fill: float) -> NDArray[Any]:

@@ -26,7 +26,9 @@ def solve(
     channel: Annotated[str, typer.Option(help="Channel model: awgn.")] = "awgn",
     domain: Annotated[str | None, typer.Option(help="Domain of the records, such as code or general.")] = None,
     max_bias: Annotated[float, typer.Option(help="Largest TV per token against the LLM's law.")] = 0.02,
-    policy: Annotated[str, typer.Option(help="Threshold: budget, certified, risk-averse, risk-prone.")] = "budget",
+    policy: Annotated[
+        str, typer.Option(help="Threshold: certified, budget (plug-in), risk-averse, risk-prone (published).")
+    ] = "certified",
     delta: Annotated[
         float | None, typer.Option(help="Certified: probability that the guarantee may fail; none: in expectation.")
     ] = None,
@@ -43,8 +45,15 @@ def solve(
     theta: Annotated[
         float | None, typer.Option(help="Truncation tolerance; by default what the budget leaves.")
     ] = None,
-    b_prob: Annotated[int, typer.Option(help="Bits of a probability.")] = 8,
-    law_format: Annotated[str, typer.Option("--format", help="Full laws: dense, or published with indices.")] = "dense",
+    b_prob: Annotated[
+        int | None, typer.Option(help="Bits of a probability, 2 to 16; none: chosen for cu-hlm-*, 8 elsewhere.")
+    ] = None,
+    quantiser: Annotated[
+        str | None, typer.Option(help="Values of a probability: uniform, log, cube, types; none: least measured bias.")
+    ] = None,
+    law_format: Annotated[
+        str, typer.Option("--format", help="Laws: compact, published (an index for each entry), dense (all of x).")
+    ] = "compact",
     accounting: Annotated[str, typer.Option(help="Throughput: mean-latency or mean-rate.")] = "mean-latency",
     calibration: Annotated[str, typer.Option(help="Shipped calibration, or folder of one.")] = "qwen2.5-coder",
     answer_tokens: Annotated[int, typer.Option(help="Length of an answer.")] = 128,
@@ -81,6 +90,7 @@ def solve(
         distortion=distortion,
         theta=theta,
         b_prob=b_prob,
+        quantiser=quantiser,
         law_format=law_format,
         accounting=accounting,
         answer_tokens=answer_tokens,
@@ -146,7 +156,8 @@ def _facts(point: "OperatingPoint") -> list[tuple[str, str]]:
         (
             "bias",
             f"{equals}{_bias(point.bias_total)}: skipping {_bias(point.bias_skip)}"
-            f"{_span(point.bias_skip_ci)}, truncation {_bias(point.bias_truncation)}; budget {point.bias_budget:g}, "
+            f"{_span(point.bias_skip_ci)}, truncation {_bias(point.bias_truncation)}, quantisation "
+            f"{_bias(point.bias_quantisation)}; budget {point.bias_budget:g}, "
             f"numeric floor {_bias(point.numeric_floor)}",
         ),
         ("latency", f"{_seconds(point.latency_s)} a token, 95 % of tokens within {_seconds(point.latency_p95_s)}"),

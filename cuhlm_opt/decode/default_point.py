@@ -11,6 +11,7 @@ from cuhlm_opt.latency import Accounting
 from cuhlm_opt.models.pairs import Pair
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
+from cuhlm_opt.quantisation import Quantiser
 from cuhlm_opt.truncation import truncation_distances
 from cuhlm_opt.uncertainty import mean_uncertainty
 
@@ -51,6 +52,7 @@ def with_mode(point: OperatingPoint, mode: Mode) -> OperatingPoint:
     for row in point.baselines:
         if row.mode is mode and row.skip_rate is not None:
             update |= {"u_threshold": row.u_threshold, "skip_rate": row.skip_rate, "k": row.k, "theta": row.theta}
+            update |= {key: value for key in ("b_prob", "quantiser") if (value := getattr(row, key)) is not None}
     changed = point.model_copy(update=update)
     check_point(changed)
     return changed
@@ -91,6 +93,7 @@ def tiny_operating_point(pair: Pair, mode: Mode) -> OperatingPoint:
         distortion=Distortion.BOUND,
         theta=_THETA,
         b_prob=8,
+        quantiser=Quantiser.UNIFORM,
         format=Format.PUBLISHED,
         draft_length=1,
         payload_bits=None,

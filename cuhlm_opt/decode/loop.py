@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from cuhlm_opt.artefacts import OperatingPoint
-from cuhlm_opt.decode.policy import NOTHING, Decision, Device, Draft
+from cuhlm_opt.decode.policy import NO_ERROR, NOTHING, Decision, Device, Draft
 from cuhlm_opt.decode.result import DecodeResult, Step
 from cuhlm_opt.decode.timing import Stopwatch
 from cuhlm_opt.decode.verifier import Risk, Skipped, Verifier
@@ -149,15 +149,16 @@ class _Run:
         """Draft one token and keep it, or ask."""
         with self._stopwatch("slm"):
             logits = slm.extend({0: [self._last]}, last_only=True)[0][-1]
-            draft = self._device.draw(logits)
         with self._stopwatch("gate"):
+            draft = self._device.draw(logits)
             decision = self._device.decide(draft)
         if decision.upload is not None:
             return self._ask(decision, draft)
-        self.steps.append(Step(token=draft.token, draft=draft.token, skipped=True, u=decision.u))
+        with self._stopwatch("audit"):
+            error = self._device.law_error(draft)
+            skippable = self._device.watch(draft, decision)
+        self.steps.append(Step(token=draft.token, draft=draft.token, skipped=True, u=decision.u, error=error))
         if self._llm is not None:
-            with self._stopwatch("audit"):
-                skippable = self._device.watch(draft, decision)
             self._pending.append(Skipped(token=draft.token, probability=draft.probability, skippable=skippable))
         return draft.token
 
@@ -169,6 +170,7 @@ class _Run:
         upload = decision.upload
         assert upload is not None
         with self._stopwatch("audit"):
+            error = NO_ERROR if draft is None else self._device.law_error(draft)
             skippable = decision.skippable if draft is None else self._device.watch(draft, decision)
         ruling = self._server.verify(self._pending, upload, skippable)
         self.steps.append(
@@ -181,6 +183,7 @@ class _Run:
                 payload_bits=decision.payload_bits,
                 accepted=None if isinstance(upload, Query) else ruling.accepted,
                 read=ruling.read,
+                error=error,
             )
         )
         self._settle(ruling.risks)
@@ -227,9 +230,7 @@ def _assumptions(point: OperatingPoint) -> tuple[str, ...]:
     ]
     if point.mode not in (Mode.SLM, Mode.LLM):
         lines.append(
-            f"probabilities are billed at {point.b_prob} bits and used unrounded; token ids, and the probabilities of "
-            "skipped tokens that bias_skip is measured with, are not billed"
+            f"the server verifies with what it decodes, {point.b_prob} bits a probability in {point.quantiser} levels; "
+            "token ids, and the probabilities of skipped tokens that bias_skip is measured with, are not billed"
         )
-    if point.mode in (Mode.CU_HLM_OFFLINE, Mode.CU_HLM_ONLINE):
-        lines.append("bias_skip does not hold the bias of truncation")
     return tuple(lines)

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import OperatingPoint
 from cuhlm_opt.bounds import published_surrogate, smallest_within
-from cuhlm_opt.distributions import sample, softmax
+from cuhlm_opt.codec import LawCodec, Message, coarse_codec, lumped_law
+from cuhlm_opt.distributions import sample, softmax, total_variation
 from cuhlm_opt.errors import InputError, unknown_name
 from cuhlm_opt.modes import Distortion, Mode
-from cuhlm_opt.payload import coarse_bits, full_law_bits, published_bits
 from cuhlm_opt.truncation import largest, reconstruct, size_grid, smallest_size, truncation_distances
 from cuhlm_opt.uncertainty import mean_uncertainty, sampled_uncertainty
 from cuhlm_opt.verification import CoarseProposal, Proposal, Query, Upload
@@ -45,17 +45,52 @@ NOTHING = Skippable(tokens=np.empty(0, dtype=np.intp), masses=np.empty(0))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Reading:
+    """u_bar of the only tokens of a position that can be within the threshold."""
+
+    tokens: NDArray[np.intp]
+    u_bar: NDArray[np.float64]
+
+    def skippable(self, law: NDArray[np.float64], threshold: float) -> Skippable:
+        """Those within the threshold that `law` can draw."""
+        kept = self.tokens[(self.u_bar <= threshold) & (law[self.tokens] > 0)]
+        return Skippable(tokens=kept, masses=law[kept])
+
+    def of(self, token: int) -> float | None:
+        """u_bar of `token`, None if it is none of them."""
+        own = self.u_bar[self.tokens == token]
+        return float(own[0]) if len(own) else None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Draft:
-    """A token drawn from `law`: x, or x_hat in mode `exact`, with the SLM logits that it comes from."""
+    """A token drawn from `law`, with the SLM logits that it comes from.
+
+    `law` is x, or what the server will decode: x_hat in mode `exact`, the lumped law in mode `coarse`. There `message`
+    is what it was decoded from, and in mode `coarse` `reading` the gate's, which came before the draft.
+    """
 
     token: int
     law: NDArray[np.float64]
     logits: NDArray[np.float32]
+    message: Message | None = None
+    reading: Reading | None = None
 
     @property
     def probability(self) -> float:
         """Probability of the token under the law it was drawn from."""
         return float(self.law[self.token])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LawError:
+    """How far what the server decodes is from x: the parts of a bound on the bias, TV in [0, 1]."""
+
+    truncation: float
+    quantisation: float
+
+
+NO_ERROR = LawError(truncation=0.0, quantisation=0.0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -68,7 +103,7 @@ class Decision:
 
     upload: Upload | None
     entries: int = 0
-    payload_bits: float = 0.0
+    payload_bits: int = 0
     u: float | None = None
     skippable: Skippable | None = None
 
@@ -90,11 +125,18 @@ class Device:
         self._threshold = point.u_threshold if point.mode.skips else None
 
     def draw(self, logits: NDArray[np.float32]) -> Draft:
-        """Draw a draft from x; in mode `exact` from x_hat, which is fixed before the draft is drawn [N, THEORY 4.7]."""
-        law = softmax(logits, self._point.temperature, self._point.top_p)
+        """Draw a draft from x, or from what the server decodes in the modes that fix it before [N, THEORY 4.7, 5]."""
+        x = softmax(logits, self._point.temperature, self._point.top_p)
+        law, message, reading = x, None, None
         if self._mode is Mode.EXACT:
-            law = _truncated(law, _given(self._point.k))
-        return Draft(token=sample(law, self._rng), law=law, logits=logits)
+            message, law = self._codec(len(x)).transmit(x, _given(self._point.k))
+        elif self._mode is Mode.COARSE and self._threshold is not None and self._threshold < 1:
+            reading = _read_gate(logits, self._threshold)
+            kept = reading.skippable(x, self._threshold)
+            codec = self._coarse(len(x))
+            message = codec.encode(kept.tokens, kept.masses)
+            law = lumped_law(x, *codec.decode(message))
+        return Draft(token=sample(law, self._rng), law=law, logits=logits, message=message, reading=reading)
 
     def decide(self, draft: Draft) -> Decision:
         """Decide whether to keep `draft` without asking, and write the upload if not."""
@@ -113,7 +155,8 @@ class Device:
             return Decision(upload=None, u=u) if u <= threshold else self._ask(draft, u, None)
         if draft.token not in _candidates(draft.logits, threshold) and self._mode is not Mode.COARSE:
             return self._ask(draft, None, None)  # whatever its u_bar, it lies above the threshold: not computed
-        skippable, known = _read_gate(draft, threshold)
+        reading = draft.reading or _read_gate(draft.logits, threshold)
+        skippable, known = reading.skippable(draft.law, threshold), reading.of(draft.token)
         if draft.token in skippable.tokens:
             return Decision(upload=None, u=known, skippable=skippable)
         return self._ask(draft, known, skippable)
@@ -132,33 +175,64 @@ class Device:
             return None
         if _candidate_count(len(draft.law), threshold) > _WATCHED:
             return None
-        return _read_gate(draft, threshold)[0]
+        return _read_gate(draft.logits, threshold).skippable(draft.law, threshold)
+
+    def law_error(self, draft: Draft) -> LawError | None:
+        """What an upload of x at this position adds to the bias at most, whether or not one was sent: measurement too.
+
+        Nothing where drafts are drawn from the decoded law, or where no law is sent; None where k depends on the draft,
+        so that no bound is known.
+        """
+        if self._mode is Mode.CU_HLM_ONLINE and self._point.distortion is Distortion.SURROGATE:
+            return None
+        if self._mode in (Mode.CU_HLM_OFFLINE, Mode.CU_HLM_ONLINE):
+            k = self._truncation_size(draft, None)[1]
+        elif self._mode in (Mode.HLM, Mode.RANDOM, Mode.U_HLM):
+            k = len(draft.law)
+        else:
+            return NO_ERROR
+        kept = largest(draft.law, k)
+        x_hat = reconstruct(kept, draft.law[kept], len(draft.law))
+        _, decoded = self._codec(len(draft.law)).transmit(draft.law, k)
+        return LawError(truncation=total_variation(draft.law, x_hat), quantisation=total_variation(x_hat, decoded))
 
     def _ask(self, draft: Draft, u: float | None, skippable: Skippable | None) -> Decision:
         """Write the upload of a draft that is not kept."""
-        point, vocab_size = self._point, len(draft.law)
+        vocab_size, message = len(draft.law), draft.message
         upload: Upload
         match self._mode:
             case Mode.QUERY:
-                upload, entries, bits = Query(), 0, 0.0
+                upload, entries = Query(), 0
             case Mode.COARSE:
-                assert skippable is not None
-                kept = skippable.tokens
-                upload = CoarseProposal(kept=kept, masses=skippable.masses, draft=None)
-                entries, bits = len(kept), coarse_bits(len(kept), vocab_size, point.b_prob)
+                kept, masses = self._coarse(vocab_size).decode(message or Message(0, b""))
+                upload, entries = CoarseProposal(kept=kept, masses=masses, draft=None), len(kept)
             case Mode.EXACT:
-                upload = Proposal(draft=draft.token, tested=draft.probability, law=draft.law)
-                entries = min(_given(point.k), vocab_size)
-                bits = published_bits(entries, vocab_size, point.b_prob)
-            case Mode.CU_HLM_OFFLINE | Mode.CU_HLM_ONLINE:
-                u, entries = self._truncation_size(draft, u)
-                law = _truncated(draft.law, entries)
-                upload = Proposal(draft=draft.token, tested=draft.probability, law=law)
-                bits = published_bits(entries, vocab_size, point.b_prob)
+                upload = Proposal(draft=draft.token, law=draft.law)
+                entries = min(_given(self._point.k), vocab_size)
             case _:
-                upload = Proposal(draft=draft.token, tested=draft.probability, law=draft.law)
-                entries, bits = vocab_size, full_law_bits(vocab_size, point.b_prob, point.format)
+                entries = vocab_size
+                if self._mode in (Mode.CU_HLM_OFFLINE, Mode.CU_HLM_ONLINE):
+                    u, entries = self._truncation_size(draft, u)
+                message, decoded = self._codec(vocab_size).transmit(draft.law, entries)
+                upload = Proposal(draft=draft.token, law=decoded)
+        bits = 0 if message is None else message.bits
         return Decision(upload=upload, entries=entries, payload_bits=bits, u=u, skippable=skippable)
+
+    def _coarse(self, vocab_size: int) -> LawCodec:
+        return coarse_codec(vocab_size, self._point.b_prob, self._point.quantiser)
+
+    def _codec(self, vocab_size: int) -> LawCodec:
+        """The codec of laws; both sides know k but where it varies."""
+        point, size = self._point, vocab_size
+        if self._mode in (Mode.CU_HLM_OFFLINE, Mode.EXACT):
+            size = min(_given(point.k), vocab_size)
+        return LawCodec(
+            vocab_size=vocab_size,
+            b_prob=point.b_prob,
+            format=point.format,
+            quantiser=point.quantiser,
+            size=None if self._mode is Mode.CU_HLM_ONLINE else size,
+        )
 
     def _truncation_size(self, draft: Draft, u: float | None) -> tuple[float | None, int]:
         """(u, k): the fixed k, the smallest within the bound, or by the published surrogate, which reads the draft."""
@@ -203,18 +277,10 @@ def _candidates(logits: NDArray[np.float32], threshold: float) -> NDArray[np.int
     return np.array([np.argmax(logits)]) if count == 1 else largest(logits, count)
 
 
-def _read_gate(draft: Draft, threshold: float) -> tuple[Skippable, float | None]:
-    """The skippable set, a function of the logits alone, and u_bar of the draft where it is a candidate."""
-    candidates = _candidates(draft.logits, threshold)
-    u_bar = mean_uncertainty(draft.logits, candidates)
-    kept = candidates[(u_bar <= threshold) & (draft.law[candidates] > 0)]
-    own = u_bar[candidates == draft.token]
-    return Skippable(tokens=kept, masses=draft.law[kept]), float(own[0]) if len(own) else None
-
-
-def _truncated(law: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    kept = largest(law, k)
-    return reconstruct(kept, law[kept], len(law))
+def _read_gate(logits: NDArray[np.float32], threshold: float) -> Reading:
+    """u_bar of the candidates, a function of the logits alone."""
+    candidates = _candidates(logits, threshold)
+    return Reading(tokens=candidates, u_bar=mean_uncertainty(logits, candidates))
 
 
 def _given(value: _Value | None) -> _Value:

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from cuhlm_opt.artefacts import OperatingPoint
+from cuhlm_opt.artefacts import LedgerEntry, OperatingPoint
+from cuhlm_opt.decode.policy import LawError
 from cuhlm_opt.decode.verifier import Risk
 from cuhlm_opt.modes import Mode
 
@@ -29,10 +30,12 @@ class Step:
     skipped: bool
     u: float | None = None
     entries: int = 0
-    payload_bits: float = 0.0
+    payload_bits: int = 0
     accepted: bool | None = None
     risk: Risk | None = None
     read: int = 0
+    error: LawError | None = None
+    """What truncation and quantisation add to the bias at most; None where no bound is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +75,7 @@ class DecodeResult:
         return () if self.point.mode is Mode.LLM else tuple(step for step in self.steps if not step.skipped)
 
     @property
-    def payload_bits_total(self) -> float:
+    def payload_bits_total(self) -> int:
         """Bits of all uploads."""
         return sum(step.payload_bits for step in self.uploads)
 
@@ -90,6 +93,38 @@ class DecodeResult:
         expected = [None if step.risk is None else step.risk.expected for step in self.steps]
         known = [value for value in expected if value is not None]
         return float(np.mean(known)) if len(known) == len(self.steps) else None
+
+    def ledger(self) -> list[LedgerEntry]:
+        """What the distance to the LLM's law was made of on this answer's contexts, and how well each part is known."""
+        query = self.point.mode is Mode.QUERY
+        skipping = self.risk_expected if query or self.bias_skip is None else self.bias_skip
+        errors = [step.error for step in self.steps if step.error is not None]
+        known = len(errors) == len(self.steps)
+        truncation = float(np.mean([error.truncation for error in errors])) if known else None
+        rounding = float(np.mean([error.quantisation for error in errors])) if known else None
+        expected = self.bias_skip if self.risk_expected is None else self.risk_expected
+        parts = (expected, truncation, rounding)
+        answer = None if None in parts else min(1.0, len(self.steps) * sum(part or 0.0 for part in parts))
+        realised = "1/2 sum |s_v x_v - S y_v|" if query else "sum of beta over the skipped drafts"
+        return [
+            LedgerEntry(term="skipping", value=skipping, kind="exact", meaning=f"{realised}, per token"),
+            LedgerEntry(
+                term="truncation", value=truncation, kind="bound", meaning="TV(x, x_hat), mean over its positions"
+            ),
+            LedgerEntry(
+                term="quantisation", value=rounding, kind="bound",
+                meaning="TV(x_hat, decoded x_hat), mean over its positions",
+            ),
+            LedgerEntry(
+                term="numeric floor", value=self.point.numeric_floor, kind="estimate",
+                meaning="TV between the laws of one model read in two ways, from the calibration",
+            ),
+            LedgerEntry(
+                term="answer", value=answer, kind="bound",
+                meaning="sum over this answer's tokens of expected skip risk, truncation and quantisation: its mean "
+                "over answers bounds the TV between the laws of whole answers",
+            ),
+        ]  # fmt: skip
 
     @property
     def link_s(self) -> float:
@@ -109,6 +144,7 @@ class DecodeResult:
         steps, uploads, point = self.steps, self.uploads, self.point
         asked = [step for step in uploads if step.accepted is not None]
         rejections = None if point.mode in _PROPOSES_NOTHING else sum(not step.accepted for step in asked)
+        ledger = {entry.term: entry.value for entry in self.ledger()}
         payload_bits = self.payload_bits_total / len(uploads) if uploads else None
         return {
             "text": self.text,
@@ -133,6 +169,10 @@ class DecodeResult:
             "llm_tokens_flushed": self.flushed,
             "bias_skip": self.bias_skip,
             "risk_expected": self.risk_expected,
+            "bias_truncation": ledger["truncation"],
+            "bias_quantisation": ledger["quantisation"],
+            "bias_ledger": [entry.model_dump() for entry in self.ledger()],
+            "numeric_floor": point.numeric_floor,
             "bias_budget": point.bias_budget,
             "u_threshold": point.u_threshold,
             "signal": point.signal,

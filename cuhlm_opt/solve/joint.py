@@ -1,10 +1,11 @@
 """Threshold and truncation together: one bias budget, shared so that the channel's throughput is largest [N].
 
-By TV(output, y) <= E[s beta] + TV(x, x_hat) (THEORY 4.5) a truncation that adds b leaves budget - b for skipping, so
-every size, or every tolerance, comes with its largest threshold: the best pair is found in one pass.
+By TV(output, y) <= E[s beta] + TV(x, x_hat) + TV(x_hat, decoded x_hat) (THEORY 4.5) a truncation and a coding that add
+b leave budget - b for skipping, so every size, or every tolerance, in every coding comes with its largest threshold:
+the best of all is found in one pass.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
@@ -13,11 +14,11 @@ from numpy.typing import NDArray
 
 from cuhlm_opt.channel import AwgnChannel
 from cuhlm_opt.latency import Accounting, ComputeTimes
-from cuhlm_opt.payload import published_bits
+from cuhlm_opt.solve.coding import Coding
 from cuhlm_opt.solve.threshold import Gate
 from cuhlm_opt.solve.truncation import (
     Truncation,
-    offline_by_bound,
+    fixed_size,
     offline_profile,
     online_by_bound,
     online_tolerances,
@@ -37,12 +38,9 @@ class Objective:
     times: ComputeTimes | None
     channel: AwgnChannel
     accounting: Accounting
-    b_prob: int
-    vocab_size: int
 
-    def __call__(self, skip_rate: _Floats, entries: _Floats) -> _Floats:
+    def __call__(self, skip_rate: _Floats, bits: _Floats) -> _Floats:
         """Worth of each pair, arrays of equal shape; larger is better."""
-        bits = published_bits(1, self.vocab_size, self.b_prob) * entries
         link = bits / self.channel.rate_bps + self.channel.rtt_s + self.channel.downlink_s
         asking = 1.0 - skip_rate
         if self.times is None:
@@ -70,30 +68,44 @@ def expected_pass_s(times: ComputeTimes, skip_rate: _Floats) -> _Floats:
     return np.asarray((1.0 - p) * times.llm_s(1) + catching_up)
 
 
-def share_offline(gate: Gate, budget: float, objective: Objective) -> Truncation:
-    """The best fixed k, with the tolerance that the budget leaves beside its threshold."""
+def share_offline(gate: Gate, budget: float, objective: Objective, codings: Sequence[Coding]) -> Truncation:
+    """The best fixed k with the best coding, beside the threshold that the rest of the budget allows."""
     profile = offline_profile(gate.records)
-    feasible = profile <= budget
-    entries = gate.records.k_grid[feasible].astype(np.float64)
-    left = budget - profile[feasible]
-    best = int(np.argmax(objective(gate.curve.skip_within(left), entries)))
-    return offline_by_bound(gate.records, float(profile[feasible][best]))
+    spent = np.array([profile + coding.known_bias for coding in codings])
+    bits = np.array([coding.bits(size_known=True) for coding in codings])
+    way, size = _best(gate, budget, objective, spent, bits)
+    return fixed_size(gate.records, np.asarray(size, dtype=np.intp), float(profile[size])).written(codings[way])
 
 
-def share_online(gate: Gate, budget: float, objective: Objective) -> Truncation:
-    """The best tolerance for a k at each position.
+def share_online(gate: Gate, budget: float, objective: Objective, codings: Sequence[Coding]) -> Truncation:
+    """The best tolerance for a k at each position, with the best coding.
 
-    The worth counts the entries of the tokens that ask: they are the uncertain ones, with flatter laws.
+    The worth counts the bits of the tokens that ask: they are the uncertain ones, with flatter laws. Which ones ask is
+    taken from the threshold that the truncation alone would leave.
     """
     choices = (online_by_bound(gate.records, float(theta)) for theta in online_tolerances())
-    affordable = takewhile(lambda choice: (choice.bias or 0.0) <= budget, choices)  # the bias grows with the tolerance
-    return max(affordable, key=_worth(gate, budget, objective))
+    # The bias grows with the tolerance.
+    affordable = list(takewhile(lambda choice: (choice.bias or 0.0) <= budget, choices))
+    size_bias = np.array([coding.known_bias for coding in codings])
+    size_bits = np.array([coding.bits(size_known=False) for coding in codings])
+    spent, bits = np.empty((2, len(codings), len(affordable)))
+    for column, choice in enumerate(affordable):
+        asking = 1.0 - gate.at(gate.largest_within(budget, choice.bias or 0.0)).skip
+        everyone = np.bincount(choice.at, minlength=size_bias.shape[1])
+        askers = np.bincount(choice.at, weights=asking, minlength=size_bias.shape[1])
+        spent[:, column] = (choice.bias or 0.0) + size_bias @ everyone / len(asking)
+        bits[:, column] = size_bits @ askers / max(float(asking.sum()), 1e-300)
+    way, tolerance = _best(gate, budget, objective, spent, bits)
+    return affordable[tolerance].written(codings[way])
 
 
-def _worth(gate: Gate, budget: float, objective: Objective) -> Callable[[Truncation], float]:
-    def worth(choice: Truncation) -> float:
-        skipping = gate.at(gate.largest_within(budget, choice.bias or 0.0))
-        entries = skipping.mean_over_asking(choice.sizes)
-        return float(objective(np.array([skipping.skip_rate]), np.array([entries]))[0])
-
-    return worth
+def _best(gate: Gate, budget: float, objective: Objective, spent: _Floats, bits: _Floats) -> tuple[int, int]:
+    """(row, column) of the most worth within the budget; of the least spent where nothing is within it."""
+    if not np.any(spent <= budget):
+        row, column = np.unravel_index(np.argmin(spent), spent.shape)
+    else:
+        worth = np.full(spent.shape, -np.inf)
+        within = spent <= budget
+        worth[within] = objective(gate.curve.skip_within(budget - spent[within]), bits[within])
+        row, column = np.unravel_index(np.argmax(worth), spent.shape)
+    return int(row), int(column)

@@ -13,10 +13,12 @@ import numpy as np
 from cuhlm_opt.artefacts import ModeRow
 from cuhlm_opt.latency import TokenTime, token_time
 from cuhlm_opt.modes import Distortion, Mode
-from cuhlm_opt.payload import Format, coarse_bits, full_law_bits, published_bits
+from cuhlm_opt.payload import Format, coarse_bits, law_bits
+from cuhlm_opt.quantisation import Quantiser
+from cuhlm_opt.solve.certificate import CertifiedThreshold
 from cuhlm_opt.solve.joint import share_offline, share_online
 from cuhlm_opt.solve.problem import Problem
-from cuhlm_opt.solve.threshold import Gate, Policy, Signal, Skipping
+from cuhlm_opt.solve.threshold import Gate, Policy, Signal
 from cuhlm_opt.solve.truncation import (
     SURROGATE_THETA,
     Truncation,
@@ -30,19 +32,20 @@ from cuhlm_opt.solve.truncation import (
 _LAWS = {
     Mode.SLM: "x",
     Mode.LLM: "y",
-    Mode.HLM: "y",
-    Mode.RANDOM: "TV = p TV(x, y)",
-    Mode.U_HLM: "TV = E[s beta]",
-    Mode.CU_HLM_OFFLINE: "TV <= E[s beta] + TV(x, x_hat)",
-    Mode.CU_HLM_ONLINE: "TV <= E[s beta] + TV(x, x_hat), k from x alone",
+    Mode.HLM: "y but for rounding: TV <= TV(x, decoded x)",
+    Mode.RANDOM: "TV <= p TV(x, y) + TV(x, decoded x)",
+    Mode.U_HLM: "TV <= E[s beta] + TV(x, decoded x)",
+    Mode.CU_HLM_OFFLINE: "TV <= E[s beta] + TV(x, x_hat) + TV(x_hat, decoded x_hat)",
+    Mode.CU_HLM_ONLINE: "TV <= E[s beta] + TV(x, x_hat) + TV(x_hat, decoded x_hat), k from x alone",
     Mode.QUERY: "TV = 1/2 sum |s_v x_v - S y_v|",
-    Mode.EXACT: "TV = E[s beta]: x_hat = x on the skippable tokens, which are all among the k kept",
-    Mode.COARSE: "TV = E[s beta]",
+    Mode.EXACT: "TV = E[s beta] of decoded x_hat, the law of the drafts; all skippable tokens are among the k kept",
+    Mode.COARSE: "TV = E[s beta] of the decoded masses, by which drafts are drawn",
 }
 _DRAFT_DEPENDENT = "k depends on the draft: the mean of TV(x, x_hat) is no bound"
 _NEEDS_RECORDS = "needs records"
 _NEEDS_U_BAR = "needs u_bar, a function of x and d"
 _BEYOND_RECORDS = "not determined by the records for this threshold"
+_UNMEASURED = "what rounding adds was not measured at any recorded position"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,16 +62,20 @@ class ModePoint:
     truncation: Truncation | None = None
     bias_skip: float | None = None
     bias_truncation: float | None = None
+    bias_quantisation: float | None = None
     bias_kind: Literal["exact", "bound", "none"] = "none"
     law: str
+    b_prob: int | None = None
+    quantiser: Quantiser | None = None
+    certified: CertifiedThreshold | None = None
+    """Where the threshold comes from a certificate, or is None because of one."""
     time: TokenTime | None = None
 
     @property
     def bias(self) -> float | None:
         """TV per token against the LLM's law, of kind `bias_kind`."""
-        if self.bias_skip is None or self.bias_truncation is None:
-            return None
-        return self.bias_skip + self.bias_truncation
+        parts = (self.bias_skip, self.bias_truncation, self.bias_quantisation)
+        return None if None in parts else math.fsum(part for part in parts if part is not None)
 
 
 def mode_point(problem: Problem, mode: Mode, random_rate: float | None = None) -> ModePoint:
@@ -95,8 +102,9 @@ def mode_point(problem: Problem, mode: Mode, random_rate: float | None = None) -
 
 
 def hlm_throughput(problem: Problem, law_format: Format) -> float | None:
-    """Tokens per second of HLM with its full law in `law_format`."""
-    return throughput(problem, mode_point(replace(problem, law_format=law_format), Mode.HLM))
+    """Tokens per second of HLM with its full law in `law_format`, at 8 bits a probability [P2]."""
+    reference = replace(problem, law_format=law_format, b_prob=None)
+    return throughput(problem, mode_point(reference, Mode.HLM))
 
 
 def throughput(problem: Problem, point: ModePoint) -> float | None:
@@ -120,42 +128,43 @@ def mode_row(problem: Problem, point: ModePoint) -> ModeRow:
         u_threshold=point.threshold,
         k=point.k,
         theta=None if point.truncation is None else point.truncation.theta,
+        b_prob=point.b_prob,
+        quantiser=point.quantiser,
         law=point.law,
     )
 
 
 def _untimed(problem: Problem, mode: Mode, random_rate: float | None) -> ModePoint:
     """A point without its time."""
-    mean_tv, vocab_size = problem.fit.mean_tv.value, problem.calibration.vocab_size
+    mean_tv = problem.fit.mean_tv.value
     law = _LAWS[mode]
     if mode is Mode.SLM:
         kind: Literal["exact", "none"] = "none" if mean_tv is None else "exact"
         return _plain(mode, law, skip_rate=1.0, bits=0.0, entries=0, bias=mean_tv, kind=kind)
     if mode is Mode.LLM:
         return _plain(mode, law, skip_rate=0.0, bits=0.0, entries=0, bias=0.0)
-    full = full_law_bits(vocab_size, problem.b_prob, problem.law_format)
     if mode is Mode.HLM:
-        return _plain(mode, law, skip_rate=0.0, bits=full, entries=vocab_size, bias=0.0)
+        return _whole(problem, _plain(mode, law, skip_rate=0.0, bits=0.0, entries=0, bias=0.0))
     if mode is Mode.RANDOM:
         if random_rate is None or mean_tv is None:
-            return ModePoint(mode=mode, payload_bits=full, entries=vocab_size, law=_NEEDS_RECORDS)
-        return _plain(mode, law, skip_rate=random_rate, bits=full, entries=vocab_size, bias=random_rate * mean_tv)
-    if problem.gate is None:
-        bits = {Mode.U_HLM: full, Mode.QUERY: 0.0}.get(mode)
+            return _whole(problem, ModePoint(mode=mode, law=_NEEDS_RECORDS))
+        bias = random_rate * mean_tv
+        return _whole(problem, _plain(mode, law, skip_rate=random_rate, bits=0.0, entries=0, bias=bias))
+    gate = problem.decoded_gate if mode in (Mode.COARSE, Mode.EXACT) else problem.gate
+    if gate is None:
         published = None if problem.degenerate else problem.computed_threshold
-        return ModePoint(mode=mode, threshold=published, payload_bits=bits, law=_NEEDS_RECORDS)
-    if mode in (Mode.CU_HLM_OFFLINE, Mode.CU_HLM_ONLINE):
-        return _truncated(problem, problem.gate, mode)
-    threshold = _threshold(problem, problem.gate, mode)
-    skipping = problem.gate.at(threshold)
+        point = ModePoint(mode=mode, threshold=published, law=_NEEDS_RECORDS)
+        return {Mode.U_HLM: _whole(problem, point), Mode.QUERY: replace(point, payload_bits=0.0)}.get(mode, point)
     match mode:
+        case Mode.CU_HLM_OFFLINE | Mode.CU_HLM_ONLINE:
+            return _truncated(problem, gate, mode)
         case Mode.QUERY:
-            return _query(threshold, skipping)
+            return _query(problem, gate)
         case Mode.COARSE:
-            return _coarse(problem, threshold, skipping)
+            return _coarse(problem, gate)
         case Mode.EXACT:
-            return _exact(problem, threshold, skipping)
-    return replace(_gated(mode, threshold, skipping), payload_bits=full, entries=vocab_size)
+            return _exact(problem, gate)
+    return _whole(problem, _gated(problem, gate, mode, spent=_rounding_of_all(problem) or 0.0))
 
 
 def _plain(
@@ -171,60 +180,87 @@ def _plain(
     """A mode without a gate."""
     return ModePoint(
         mode=mode, skip_rate=skip_rate, payload_bits=bits, entries=entries,
-        bias_skip=bias, bias_truncation=0.0, bias_kind=kind, law=law,
+        bias_skip=bias, bias_truncation=0.0, bias_quantisation=0.0, bias_kind=kind, law=law,
     )  # fmt: skip
 
 
-def _gated(mode: Mode, threshold: float | None, skipping: Skipping) -> ModePoint:
-    """A mode whose bias is the skip risk, exactly [N, THEORY 4.3]; its payload is to be filled in."""
+def _gated(problem: Problem, gate: Gate, mode: Mode, spent: float = 0.0) -> ModePoint:
+    """A mode at its threshold, whose bias is the skip risk, exactly [N, THEORY 4.3]; its payload is to be filled in."""
+    threshold, certified = _threshold(problem, gate, mode, spent)
+    skipping = gate.at(threshold)
     return ModePoint(
-        mode=mode, threshold=threshold, skip_rate=skipping.skip_rate,
-        bias_skip=float(np.mean(skipping.risk)), bias_truncation=0.0, bias_kind="exact", law=_LAWS[mode],
+        mode=mode, threshold=threshold, skip_rate=skipping.skip_rate, certified=certified,
+        bias_skip=float(np.mean(skipping.risk)), bias_truncation=0.0, bias_quantisation=0.0, bias_kind="exact",
+        law=_LAWS[mode],
     )  # fmt: skip
 
 
-def _threshold(problem: Problem, gate: Gate, mode: Mode, spent: float = 0.0) -> float | None:
-    """The policy's threshold, where `spent` of the budget is taken already; None never skips."""
+def _rounding_of_all(problem: Problem) -> float | None:
+    """Mean TV(x, decoded x), which bounds what rounding all of x adds; None where it was not measured."""
+    coding = problem.full_coding
+    rounding = math.nan if coding is None else float(coding.bias[-1])
+    return None if math.isnan(rounding) else rounding
+
+
+def _whole(problem: Problem, point: ModePoint) -> ModePoint:
+    """`point` with all of x in every upload: drafts from x, verification with what is decoded [P, THEORY 2.1]."""
+    coding, vocab_size, rounding = problem.full_coding, problem.calibration.vocab_size, _rounding_of_all(problem)
+    quantiser = Quantiser.UNIFORM if coding is None else coding.quantiser
+    bits = law_bits(vocab_size, vocab_size, problem.bits, problem.law_format, quantiser)
+    known = point.bias_skip is not None and rounding is not None
+    return replace(
+        point, payload_bits=float(bits), entries=float(vocab_size), b_prob=problem.bits, quantiser=quantiser,
+        bias_quantisation=rounding, bias_kind="bound" if known else "none",
+        law=point.law if known or coding is None else f"{point.law}; {_UNMEASURED}",
+    )  # fmt: skip
+
+
+def _threshold(
+    problem: Problem, gate: Gate, mode: Mode, spent: float
+) -> tuple[float | None, CertifiedThreshold | None]:
+    """The policy's threshold where `spent` of the budget is taken already (None never skips), and its certificate."""
     if problem.policy.is_published:
-        return None if problem.degenerate else problem.computed_threshold
+        return None if problem.degenerate else problem.computed_threshold, None
     if problem.policy is Policy.CERTIFIED:
-        certified = None if mode is Mode.QUERY else problem.certified(spent)  # query's bias need not grow with t
-        return None if certified is None else certified.threshold
+        certified = None if mode is Mode.QUERY else problem.certified(gate, spent)  # query's bias need not grow with t
+        return None if certified is None else certified.threshold, certified
     if spent > problem.budget:
-        return None
+        return None, None
     if mode is Mode.QUERY and gate.signal is Signal.U_BAR:
-        return gate.largest_query_within(problem.budget)
-    return gate.largest_within(problem.budget, spent)
+        return gate.largest_query_within(problem.budget), None
+    return gate.largest_within(problem.budget, spent), None
 
 
-def _query(threshold: float | None, skipping: Skipping) -> ModePoint:
+def _query(problem: Problem, gate: Gate) -> ModePoint:
     """Nothing but ids crosses the link; skipping reads the draft, so the bias is more than the skip risk."""
-    point = replace(_gated(Mode.QUERY, threshold, skipping), payload_bits=0.0, entries=0.0)
-    if skipping.query is None:
+    point = replace(_gated(problem, gate, Mode.QUERY), payload_bits=0.0, entries=0.0)
+    bias = gate.at(point.threshold).query
+    if bias is None:
         return replace(point, bias_skip=None, bias_kind="none", law=_BEYOND_RECORDS)
-    return replace(point, bias_skip=float(np.mean(skipping.query)))
+    return replace(point, bias_skip=float(np.mean(bias)))
 
 
-def _coarse(problem: Problem, threshold: float | None, skipping: Skipping) -> ModePoint:
+def _coarse(problem: Problem, gate: Gate) -> ModePoint:
     """An upload holds the skippable entries, none where nothing was skippable [N, THEORY 5]."""
     if problem.signal is not Signal.U_BAR:
         return ModePoint(mode=Mode.COARSE, law=_NEEDS_U_BAR)
-    point = _gated(Mode.COARSE, threshold, skipping)
+    point = replace(_gated(problem, gate, Mode.COARSE), b_prob=problem.bits, quantiser=problem.mass_quantiser)
+    skipping = gate.at(point.threshold)
     if skipping.kept is None:
         return replace(point, law=f"{point.law}; payload {_BEYOND_RECORDS}")
     entries = skipping.mean_over_asking(skipping.kept)
-    bits = coarse_bits(entries, problem.calibration.vocab_size, problem.b_prob)
+    bits = coarse_bits(entries, problem.calibration.vocab_size, problem.bits)
     return replace(point, payload_bits=bits, entries=entries)
 
 
-def _exact(problem: Problem, threshold: float | None, skipping: Skipping) -> ModePoint:
-    """Drafts from x_hat: with k at least the number of skippable tokens, x_hat = x on them [N, THEORY 4.7, 4.2]."""
+def _exact(problem: Problem, gate: Gate) -> ModePoint:
+    """Drafts from decoded x_hat, with k at least the number of skippable tokens [N, THEORY 4.7, 4.2]."""
     if problem.signal is not Signal.U_BAR:
         return ModePoint(mode=Mode.EXACT, law=_NEEDS_U_BAR)
-    vocab_size = problem.calibration.vocab_size
-    k = most_skippable(threshold, vocab_size)
-    bits = published_bits(k, vocab_size, problem.b_prob)
-    return replace(_gated(Mode.EXACT, threshold, skipping), k=k, entries=float(k), payload_bits=bits)
+    point, vocab_size = _gated(problem, gate, Mode.EXACT), problem.calibration.vocab_size
+    k, quantiser = most_skippable(point.threshold, vocab_size), problem.mass_quantiser
+    bits = float(law_bits(k, vocab_size, problem.bits, problem.law_format, quantiser))
+    return replace(point, k=k, entries=float(k), payload_bits=bits, b_prob=problem.bits, quantiser=quantiser)
 
 
 def most_skippable(threshold: float | None, vocab_size: int) -> int:
@@ -239,39 +275,44 @@ def most_skippable(threshold: float | None, vocab_size: int) -> int:
 
 
 def _truncated(problem: Problem, gate: Gate, mode: Mode) -> ModePoint:
-    """The published system: k entries of x, the rest spread evenly, the draft tested with its true probability."""
-    truncation, threshold = _truncation(problem, gate, mode)
-    skipping = gate.at(threshold)
-    entries = skipping.mean_over_asking(truncation.sizes)
+    """The published system: k entries of x, the rest spread evenly, verification with what is decoded."""
+    truncation = _truncation(problem, gate, mode)
+    point = _gated(problem, gate, mode, spent=truncation.spent)
+    skipping = gate.at(point.threshold)
     point = replace(
-        _gated(mode, threshold, skipping),
+        point,
         k=truncation.k,
-        entries=entries,
-        payload_bits=published_bits(entries, problem.calibration.vocab_size, problem.b_prob),
+        entries=skipping.mean_over_asking(truncation.sizes),
+        payload_bits=skipping.mean_over_asking(truncation.bits),
         truncation=truncation,
         bias_truncation=truncation.bias,
+        bias_quantisation=truncation.bias_quantisation,
         bias_kind="bound",
+        b_prob=truncation.coding.b_prob,
+        quantiser=truncation.coding.quantiser,
     )
-    return point if truncation.bias is not None else replace(point, bias_kind="none", law=_DRAFT_DEPENDENT)
+    if truncation.bias is None:
+        return replace(point, bias_kind="none", law=_DRAFT_DEPENDENT)
+    return point if point.bias is not None else replace(point, bias_kind="none", law=f"{point.law}; {_UNMEASURED}")
 
 
-def _truncation(problem: Problem, gate: Gate, mode: Mode) -> tuple[Truncation, float | None]:
-    """Truncation and threshold of `cu-hlm-*`."""
-    offline, records, theta = mode is Mode.CU_HLM_OFFLINE, gate.records, problem.theta
+def _truncation(problem: Problem, gate: Gate, mode: Mode) -> Truncation:
+    """Sizes and coding of `cu-hlm-*`."""
+    offline, records, theta, codings = mode is Mode.CU_HLM_OFFLINE, gate.records, problem.theta, problem.codings
+    if problem.distortion is Distortion.BOUND and theta is None and not problem.policy.is_published:
+        return (share_offline if offline else share_online)(gate, problem.budget, problem.objective, codings)
+    left = problem.budget
+    if problem.policy.is_published and not problem.degenerate:
+        risk = float(np.mean(gate.at(problem.computed_threshold).risk))
+        left = left - risk if risk < left else left
     if problem.distortion is Distortion.SURROGATE:
         tolerance = SURROGATE_THETA if theta is None else theta
         if offline:
-            chosen = offline_by_surrogate(records, tolerance)
+            sizes = offline_by_surrogate(records, tolerance)
         else:
-            chosen = online_by_surrogate(records, tolerance, problem.signal, problem.line.a, problem.line.b)
-        return chosen, _threshold(problem, gate, mode)
-    if theta is None and not problem.policy.is_published:
-        share = share_offline if offline else share_online
-        chosen = share(gate, problem.budget, problem.objective)
+            sizes = online_by_surrogate(records, tolerance, problem.signal, problem.line.a, problem.line.b)
     elif theta is None:
-        risk = float(np.mean(gate.at(_threshold(problem, gate, mode)).risk))
-        left = problem.budget - risk if risk < problem.budget else problem.budget
-        chosen = (offline_by_bound if offline else online_within)(records, left)
+        sizes = (offline_by_bound if offline else online_within)(records, left / 2)
     else:
-        chosen = (offline_by_bound if offline else online_by_bound)(records, theta)
-    return chosen, _threshold(problem, gate, mode, spent=chosen.bias or 0.0)
+        sizes = (offline_by_bound if offline else online_by_bound)(records, theta)
+    return sizes.cheapest(codings, left)

@@ -9,13 +9,15 @@ from cuhlm_opt.errors import InfeasibleError, InputError, unknown_name
 from cuhlm_opt.latency import Accounting, TokenTime, token_time
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
+from cuhlm_opt.quantisation import LEAST_BITS, MOST_BITS, Quantiser
+from cuhlm_opt.solve.certificate import CertifiedThreshold
 from cuhlm_opt.solve.load import Evidence, load_evidence
 from cuhlm_opt.solve.modes_table import ModePoint, hlm_throughput, mode_point, mode_row, throughput
 from cuhlm_opt.solve.problem import Problem, choose_signal, effective_times
 from cuhlm_opt.solve.statements import (
     assumptions,
+    bias_ledger,
     binding,
-    certificate,
     infeasible_theta,
     numeric_floor,
     recommend,
@@ -36,14 +38,15 @@ def solve(
     downlink_s: float = 0.0,
     domain: str | None = None,
     max_bias: float = 0.02,
-    policy: str = Policy.BUDGET,
+    policy: str = Policy.CERTIFIED,
     delta: float | None = None,
     mode: str = Mode.CU_HLM_OFFLINE,
     signal: str | None = None,
     distortion: str = Distortion.BOUND,
     theta: float | None = None,
-    b_prob: int = 8,
-    law_format: str = Format.DENSE,
+    b_prob: int | None = None,
+    quantiser: str | None = None,
+    law_format: str = Format.COMPACT,
     accounting: str = Accounting.MEAN_LATENCY,
     answer_tokens: int = 128,
     slm_s: float | None = None,
@@ -67,8 +70,11 @@ def solve(
         signal: uncertainty that the gate reads, see `Signal`; None takes `u_bar` where it was fitted.
         distortion: what the truncation size is chosen by, see `Distortion`.
         theta: truncation tolerance >= 0; None takes what the budget leaves (bound), or 0.1 [P2] (surrogate).
-        b_prob: bits of a probability, 1 to 64.
-        law_format: how a full law is written, see `Format`.
+        b_prob: bits of a probability, 2 to 16; None chooses them for cu-hlm-*, and takes 8 [P2] elsewhere and in the
+            published format.
+        quantiser: how they are spent, see `Quantiser`; None takes the way of least measured bias, in the published
+            format uniform levels.
+        law_format: how laws are written, see `Format`.
         accounting: how latencies become throughput, see `Accounting`.
         answer_tokens: T >= 1, over which `llm` spreads its one round trip.
         slm_s: time of an SLM step, instead of the measured one.
@@ -94,7 +100,9 @@ def solve(
     chosen_mode, chosen_policy = _choose("--mode", mode, Mode), _choose("--policy", policy, Policy)
     rule = _choose("--distortion", distortion, Distortion)
     full_format, counting = _choose("--format", law_format, Format), _choose("--accounting", accounting, Accounting)
-    bits, length = _check_count("--b-prob", b_prob, 64), _check_count("--answer-tokens", answer_tokens, 10**9)
+    length = _check_count("--answer-tokens", answer_tokens, 10**9)
+    bits = None if b_prob is None else _check_count("--b-prob", b_prob, MOST_BITS, LEAST_BITS)
+    spending = None if quantiser is None else _choose("--quantiser", quantiser, Quantiser)
     evidence = load_evidence(calibration, domain)
     chosen_signal = choose_signal(evidence.fit, signal)
     if chosen_mode in (Mode.EXACT, Mode.COARSE) and chosen_signal is not Signal.U_BAR and evidence.records is not None:
@@ -111,16 +119,17 @@ def solve(
         distortion=rule,
         theta=tolerance,
         b_prob=bits,
+        quantiser=spending,
         law_format=full_format,
         accounting=counting,
         answer_tokens=length,
         delta=_check_delta(delta, chosen_policy),
     )
-    given = {"SLM step": slm_s, "gate": gate_s, "LLM pass": llm_s}
-    overridden = tuple(name for name, value in given.items() if value is not None)
+    times = {"SLM step": slm_s, "gate": gate_s, "LLM pass": llm_s}
+    overridden = tuple(name for name, value in times.items() if value is not None)
     point = _operating_point(problem, evidence, chosen_mode, snr_db, overridden)
-    bounded = not problem.policy.is_published and point.distortion is Distortion.BOUND
-    if bounded and (point.bias_truncation or 0.0) > problem.budget:
+    given = not problem.policy.is_published and tolerance is not None and point.distortion is Distortion.BOUND
+    if given and (point.bias_truncation or 0.0) > problem.budget:
         raise InfeasibleError(infeasible_theta(point))
     if min_skip is not None and (point.skip_rate or 0.0) < check_fraction(min_skip, "--min-skip"):
         raise InfeasibleError(
@@ -154,7 +163,8 @@ def _operating_point(
         truncation_rule=None if truncation is None else truncation.rule,
         distortion=None if truncation is None else truncation.distortion,
         theta=None if truncation is None else truncation.theta,
-        b_prob=problem.b_prob,
+        b_prob=problem.bits if point.b_prob is None else point.b_prob,
+        quantiser=point.quantiser or problem.mass_quantiser,
         format=problem.law_format,
         draft_length=1,
         payload_bits=point.payload_bits,
@@ -169,11 +179,12 @@ def _operating_point(
         bias_skip=point.bias_skip,
         bias_skip_ci=spans.get("risk"),
         bias_truncation=point.bias_truncation,
-        bias_quantisation=None,
+        bias_quantisation=point.bias_quantisation,
         bias_total=point.bias,
         bias_budget=problem.budget,
         numeric_floor=numeric_floor(problem),
-        certificate=_certificate(problem, point),
+        bias_ledger=tuple(bias_ledger(problem, point)),
+        certificate=_certificate(point.certified),
         binding=binding(problem, point),
         accounting=problem.accounting,
         domain=evidence.domain,
@@ -232,8 +243,7 @@ def _intervals(problem: Problem, point: ModePoint) -> dict[str, tuple[float, flo
     return {name: (span.low, span.high) for name, span in found.items()}
 
 
-def _certificate(problem: Problem, point: ModePoint) -> Certificate | None:
-    certified = certificate(problem, point)
+def _certificate(certified: CertifiedThreshold | None) -> Certificate | None:
     if certified is None:
         return None
     return Certificate(
@@ -279,9 +289,9 @@ def _check_theta(theta: float | None) -> float | None:
     return theta
 
 
-def _check_count(argument: str, value: int, largest: int) -> int:
-    if not 1 <= value <= largest:
-        raise InputError(f"{argument} {value!r} is not allowed; give a whole number from 1 to {largest}")
+def _check_count(argument: str, value: int, largest: int, least: int = 1) -> int:
+    if not least <= value <= largest:
+        raise InputError(f"{argument} {value!r} is not allowed; give a whole number from {least} to {largest}")
     return value
 
 

@@ -1,6 +1,7 @@
 """What is to be solved: one domain's evidence, one link, one bias budget, one policy."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from cuhlm_opt.artefacts import Calibration, DomainFit, SignalFit, Times
 from cuhlm_opt.channel import AwgnChannel
@@ -8,7 +9,9 @@ from cuhlm_opt.errors import InputError, unknown_name
 from cuhlm_opt.latency import Accounting, ComputeTimes
 from cuhlm_opt.modes import Distortion
 from cuhlm_opt.payload import Format
+from cuhlm_opt.quantisation import Quantiser, nearest_level
 from cuhlm_opt.solve.certificate import CertifiedThreshold, certify
+from cuhlm_opt.solve.coding import PUBLISHED_BITS, Coding, open_codings
 from cuhlm_opt.solve.joint import Objective
 from cuhlm_opt.solve.losses import threshold_grid
 from cuhlm_opt.solve.threshold import Gate, Policy, Signal, published_threshold
@@ -31,7 +34,10 @@ class Problem:
     distortion: Distortion
     theta: float | None
     """Truncation tolerance; None takes what the budget leaves (bound) or 0.1 (surrogate)."""
-    b_prob: int
+    b_prob: int | None
+    """Bits of a probability; None chooses them where they matter, and takes 8 [P2] elsewhere."""
+    quantiser: Quantiser | None
+    """How they are spent; None takes the way of least measured bias."""
     law_format: Format
     accounting: Accounting
     answer_tokens: int
@@ -61,33 +67,62 @@ class Problem:
         computed = self.computed_threshold
         return self.policy.is_published and (computed is None or not 0 <= computed <= 1)
 
-    def certified(self, spent: float = 0.0) -> CertifiedThreshold | None:
-        """Certified threshold where `spent` of the budget is taken; None without records, or with nothing left.
+    @property
+    def bits(self) -> int:
+        """Bits of a probability where they are not chosen."""
+        return PUBLISHED_BITS if self.b_prob is None else self.b_prob
+
+    @property
+    def full_coding(self) -> Coding | None:
+        """How all of x is written: of the ways that are open, the one of least measured bias; None without records."""
+        if self.gate is None:
+            return None
+        return min(
+            open_codings(self.gate.records, self.law_format, self.quantiser, self.bits),
+            key=lambda coding: coding.known_bias[-1],
+        )
+
+    @property
+    def codings(self) -> Sequence[Coding]:
+        """Ways to write a truncated law that are open."""
+        assert self.gate is not None
+        return open_codings(self.gate.records, self.law_format, self.quantiser, self.b_prob)
+
+    @property
+    def decoded_gate(self) -> Gate | None:
+        """The gate over what is decoded of each likely token, for the modes that draw their drafts from that [N]."""
+        if self.gate is None:
+            return None
+        records = self.gate.records
+        decoded = nearest_level(records.top_x, self.mass_quantiser, self.bits)
+        return Gate(replace(records, top_x=decoded), self.gate.signal)
+
+    @property
+    def mass_quantiser(self) -> Quantiser:
+        """How single masses are rounded, each by itself."""
+        return Quantiser.UNIFORM if self.quantiser in (None, Quantiser.TYPES) else self.quantiser
+
+    def certified(self, gate: Gate, spent: float = 0.0) -> CertifiedThreshold | None:
+        """Certified threshold of `gate` where `spent` of the budget is taken; None with nothing left.
 
         Raises:
             InputError: the records cannot carry a certificate: contexts not drawn by the LLM alone, or no length limit.
         """
         left = min(self.budget - spent, 1 - 1e-9)
-        if self.gate is None or left <= 0:
+        if left <= 0:
             return None
-        sources, limit = self.gate.records.sources, self.calibration.max_tokens
+        sources, limit = gate.records.sources, self.calibration.max_tokens
         if sources != {"llm"}:
             raise InputError(f"--policy 'certified' needs contexts drawn by the LLM; recorded: {', '.join(sources)}")
         if limit is None:
             raise InputError("--policy 'certified' needs max_tokens, the length limit, in the metadata of the records")
         grid = threshold_grid()
-        return certify(self.gate.losses(grid, left, limit), grid, left, self.delta)
+        return certify(gate.losses(grid, left, limit), grid, left, self.delta)
 
     @property
     def objective(self) -> Objective:
         """What a shared budget is shared for."""
-        return Objective(
-            times=self.compute_times,
-            channel=self.channel,
-            accounting=self.accounting,
-            b_prob=self.b_prob,
-            vocab_size=self.calibration.vocab_size,
-        )
+        return Objective(times=self.compute_times, channel=self.channel, accounting=self.accounting)
 
 
 def choose_signal(fit: DomainFit, signal: str | None) -> Signal:

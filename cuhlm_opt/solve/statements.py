@@ -1,11 +1,10 @@
 """What a result rests on, and what a reader must be told: sentences for people, made from the figures used."""
 
-from cuhlm_opt.artefacts import OperatingPoint, Recommendation, Times
+from cuhlm_opt.artefacts import LedgerEntry, OperatingPoint, Recommendation, Times
 from cuhlm_opt.latency import Accounting
 from cuhlm_opt.modes import Mode
-from cuhlm_opt.payload import Format, full_law_bits
+from cuhlm_opt.payload import Format, dense_bits
 from cuhlm_opt.records import T_LIMIT
-from cuhlm_opt.solve.certificate import CertifiedThreshold
 from cuhlm_opt.solve.load import Evidence
 from cuhlm_opt.solve.modes_table import ModePoint, throughput
 from cuhlm_opt.solve.problem import Problem
@@ -27,8 +26,7 @@ def assumptions(problem: Problem, evidence: Evidence, point: ModePoint, given_ti
         "for short messages too [P]",
         f"round trip {format_si(channel.rtt_s, 's')}, downlink {format_si(channel.downlink_s, 's')} a token; "
         "token ids ride free in both directions, as published [P2]",
-        f"a probability takes {problem.b_prob} bits; what rounding to them adds to the bias is not included",
-        _formats(problem),
+        *_formats(problem, point),
         _accounting(problem),
         "one draft a round, no pipelining; catching up on skipped tokens is one LLM pass, "
         "and skips are taken as independent from token to token",
@@ -56,9 +54,8 @@ def warnings(problem: Problem, evidence: Evidence, point: ModePoint) -> list[str
             f"domain not chosen, {evidence.domain!r} taken (recorded: {others}); "
             "a threshold does not carry over from one domain to another"
         )
-    certified = certificate(problem, point)
-    if certified is not None and certified.warning:
-        found.append(certified.warning)
+    if point.certified is not None and point.certified.warning:
+        found.append(point.certified.warning)
     floor = numeric_floor(problem)
     if floor is not None and floor >= problem.budget:
         found.append(
@@ -83,11 +80,11 @@ def warnings(problem: Problem, evidence: Evidence, point: ModePoint) -> list[str
         found.append(f"bias of {point.mode} unknown: {point.law}")
     if problem.gate is not None and point.mode.skips and point.skip_rate == 0 and not problem.degenerate:
         found.append(f"no threshold keeps a draft within the budget {problem.budget:g}: every token asks")
-    dense = full_law_bits(problem.calibration.vocab_size, problem.b_prob, Format.DENSE)
+    dense = dense_bits(problem.calibration.vocab_size, problem.bits)
     if point.payload_bits is not None and point.mode.truncates and point.payload_bits > dense:
         found.append(
-            f"the truncated upload with its indices takes more bits than all of x sent dense ({dense:,.0f}), "
-            "which adds no bias: u-hlm is better here"
+            f"the truncated upload with its indices takes more bits than all of x sent dense ({dense:,.0f}): "
+            "u-hlm is better here"
         )
     if problem.gate is not None and not problem.gate.is_exact_at(point.threshold):
         found.append(
@@ -97,12 +94,35 @@ def warnings(problem: Problem, evidence: Evidence, point: ModePoint) -> list[str
     return found
 
 
-def certificate(problem: Problem, point: ModePoint) -> CertifiedThreshold | None:
-    """What the point's threshold is guaranteed to do; None where the policy or the mode has no certificate."""
-    gated = point.mode.skips and point.mode not in (Mode.RANDOM, Mode.QUERY)
-    if problem.policy is not Policy.CERTIFIED or not gated:
-        return None
-    return problem.certified(point.bias_truncation or 0.0)
+def bias_ledger(problem: Problem, point: ModePoint) -> list[LedgerEntry]:
+    """What the distance to the LLM's law is made of, and how well each part is known."""
+    query, limit = point.mode is Mode.QUERY, problem.calibration.max_tokens
+    skipping = (
+        "1/2 sum |s_v x_v - S y_v|, mean over recorded positions"
+        if query
+        else ("E[s beta], the skip-risk identity, mean over recorded positions")
+    )
+    entries = [
+        LedgerEntry(term="skipping", value=point.bias_skip, kind="exact", meaning=skipping),
+        LedgerEntry(
+            term="truncation", value=point.bias_truncation, kind="bound",
+            meaning="TV(x, x_hat), mean over recorded positions",
+        ),
+        LedgerEntry(
+            term="quantisation", value=point.bias_quantisation, kind="bound",
+            meaning="TV(x_hat, decoded x_hat), mean over a random subset of them",
+        ),
+        LedgerEntry(
+            term="numeric floor", value=numeric_floor(problem), kind="estimate",
+            meaning="TV between the laws of one model read in two ways, beside the others and not added to them",
+        ),
+    ]  # fmt: skip
+    if problem.gate is not None and limit is not None:
+        length = problem.gate.records.n_tokens / problem.gate.records.n_prompts
+        answer = None if point.bias is None else min(1.0, point.bias * length)
+        meaning = f"TV of whole answers of up to {limit} tokens: the sum over their tokens of the first three terms"
+        entries.append(LedgerEntry(term="answer", value=answer, kind="bound", meaning=meaning))
+    return entries
 
 
 def numeric_floor(problem: Problem) -> float | None:
@@ -179,9 +199,19 @@ def _bias(point: ModePoint) -> str:
     return f"{'bias' if point.bias_kind == 'exact' else 'bias at most'} {point.bias:.4f}"
 
 
-def _formats(problem: Problem) -> str:
-    full = "dense, without indices" if problem.law_format is Format.DENSE else "with an index for each entry [P2]"
-    return f"full laws are sent {full}; truncated laws and coarse messages with an index for each entry [P2]"
+def _formats(problem: Problem, point: ModePoint) -> list[str]:
+    if problem.law_format is Format.PUBLISHED:
+        laws = "laws are sent with an index for each entry [P2]"
+    else:
+        laws = "laws are sent as a set of ids and the masses in their order [N], all of x without ids"
+    used = (
+        "" if point.b_prob is None else f"; {point.mode}: {point.b_prob} bits a probability, {point.quantiser} levels"
+    )
+    return [
+        f"{laws}, coarse messages with an index for each entry{used}",
+        "the server verifies with what it decodes: in hlm, random, u-hlm and cu-hlm-* rounding is part of the bias, "
+        "exact and coarse draw their drafts from the decoded law",
+    ]
 
 
 def _accounting(problem: Problem) -> str:
@@ -217,12 +247,12 @@ def _records(problem: Problem, evidence: Evidence) -> list[str]:
 
 
 def _threshold(problem: Problem, point: ModePoint) -> list[str]:
-    certified = certificate(problem, point)
+    certified = point.certified
     if certified is not None:
         return [
             f"threshold certified by {certified.method} from {certified.n_prompts} prompts: {certified.assumptions[0]}",
-            "the loss is the skip risk summed over an answer's tokens, over the mean length; k is chosen on the same "
-            "records and its bias is their mean, outside the certificate",
+            "the loss is the skip risk summed over an answer's tokens, over the mean length; k and the coding are "
+            "chosen on the same records and their bias is a mean over these, outside the certificate",
             *certified.assumptions[1:],
         ]
     if problem.policy is Policy.CERTIFIED:

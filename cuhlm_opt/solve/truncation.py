@@ -7,6 +7,7 @@ the bound applies. An online k that it chose depends on the draft: then the larg
 the mean, and the records do not hold it (derivations/draft_dependent_size.py).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,10 @@ from numpy.typing import NDArray
 from cuhlm_opt.bounds import published_surrogate, smallest_within
 from cuhlm_opt.modes import Distortion
 from cuhlm_opt.records import GRID_STEP, Records
+from cuhlm_opt.solve.coding import Coding
 from cuhlm_opt.solve.threshold import Signal
+
+_Floats = NDArray[np.float64]
 
 SURROGATE_THETA = 0.1
 """theta of the published surrogate, a re-implementer's value [P2, THEORY 2.7]."""
@@ -24,73 +28,121 @@ _ONLINE_TOLERANCES = 40
 
 @dataclass(frozen=True, kw_only=True)
 class Truncation:
-    """Truncation sizes, and what they add to the bias."""
+    """Truncation sizes, how they are written, and what both add to the bias."""
 
     distortion: Distortion
     theta: float
     """Tolerance: of the mean over positions (offline), of each position (online)."""
-    k: int | None
-    """The one size of all positions; None online."""
-    sizes: NDArray[np.float64]
-    """(n,) size at each position."""
-    bias: float | None
-    """Mean TV(x, x_hat_k), a proved bound on the bias added; None where k depends on the draft."""
     rule: str
     """The rule in words."""
+    coding: Coding
+    k: int | None
+    """The one size of all positions; None online."""
+    at: NDArray[np.intp]
+    """(n,) index of each position's size in the records' grid."""
+    bias: float | None
+    """Mean TV(x, x_hat_k), a proved bound on the bias added; None where k depends on the draft."""
+
+    @property
+    def sizes(self) -> _Floats:
+        """Size at each position, shape (n,)."""
+        return self.coding.records.k_grid[self.at].astype(np.float64)
+
+    @property
+    def bits(self) -> _Floats:
+        """Bits of an upload at each position, shape (n,)."""
+        return self.coding.bits(size_known=self.k is not None)[self.at]
+
+    @property
+    def bias_quantisation(self) -> float | None:
+        """Mean TV(x_hat_k, decoded x_hat_k) at these sizes, which bounds what rounding adds; None if not measured."""
+        mean = float(np.mean(self.coding.bias[self.at]))
+        return None if np.isnan(mean) else mean
+
+    @property
+    def spent(self) -> float:
+        """What truncation and rounding take of the budget, as far as it is known."""
+        return (self.bias or 0.0) + (self.bias_quantisation or 0.0)
 
 
-def offline_profile(records: Records) -> NDArray[np.float64]:
+@dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """What a rule makes of the records: indices in the grid of sizes, and mean TV(x, x_hat) there."""
+
+    at: NDArray[np.intp]
+    """A scalar offline, shape (n,) online."""
+    bias: float | None
+    distortion: Distortion
+    theta: float
+    rule: str
+
+    def written(self, coding: Coding) -> Truncation:
+        """These sizes, written by `coding`."""
+        records = coding.records
+        return Truncation(
+            distortion=self.distortion,
+            theta=self.theta,
+            rule=self.rule,
+            coding=coding,
+            k=int(records.k_grid[self.at]) if self.at.ndim == 0 else None,
+            at=np.broadcast_to(self.at, records.n_tokens),
+            bias=self.bias,
+        )
+
+    def cheapest(self, codings: Sequence[Coding], limit: float) -> Truncation:
+        """Written in the fewest bits that keep truncation and rounding within `limit`; else as exactly as possible."""
+        choices = [self.written(coding) for coding in codings]
+        within = [choice for choice in choices if choice.spent <= limit]
+        return min(within, key=lambda choice: choice.bits.mean()) if within else min(choices, key=lambda c: c.spent)
+
+
+def offline_profile(records: Records) -> _Floats:
     """Mean over positions of TV(x, x_hat_k), shape (G,); it does not increase with k [N, THEORY 4.6]."""
     return np.asarray(np.mean(records.tv_x_xhat, axis=0, dtype=np.float64), dtype=np.float64)
 
 
-def offline_by_bound(records: Records, theta: float) -> Truncation:
+def offline_by_bound(records: Records, theta: float) -> Sizes:
     """Choose k = min{k : mean TV(x, x_hat_k) <= theta}; k = |V|, which adds nothing, is always feasible."""
-    profile = offline_profile(records)
-    at = int(smallest_within(profile, theta))
+    return fixed_size(records, smallest_within(offline_profile(records), theta), theta)
+
+
+def fixed_size(records: Records, at: NDArray[np.intp], theta: float) -> Sizes:
+    """One size for all positions, by its index in the grid."""
     rule = "offline: smallest k on the records' grid with mean TV(x, x_hat_k) <= theta"
-    return _fixed(records, at, float(profile[at]), Distortion.BOUND, theta, rule)
+    bias = float(offline_profile(records)[at])
+    return Sizes(at=at, bias=bias, distortion=Distortion.BOUND, theta=theta, rule=rule)
 
 
-def offline_by_surrogate(records: Records, theta: float) -> Truncation:
+def offline_by_surrogate(records: Records, theta: float) -> Sizes:
     """Choose k* = min{k : mean U <= theta}, with the recorded draft and its true beta [P2, THEORY 2.7]."""
     surrogate = published_surrogate(records.tv_x_xhat, records.x_d[:, None], records.beta[:, None])
-    at = int(smallest_within(surrogate.mean(axis=0), theta))
+    at = smallest_within(surrogate.mean(axis=0), theta)
+    bias = float(offline_profile(records)[at])
     rule = "offline: smallest k on the records' grid with mean U <= theta, U the published surrogate"
-    return _fixed(records, at, float(offline_profile(records)[at]), Distortion.SURROGATE, theta, rule)
+    return Sizes(at=at, bias=bias, distortion=Distortion.SURROGATE, theta=theta, rule=rule)
 
 
-def online_by_bound(records: Records, theta: float) -> Truncation:
+def online_by_bound(records: Records, theta: float) -> Sizes:
     """At each position k = min{k : TV(x, x_hat_k) <= theta}, from x alone."""
     at = _first_within(records.tv_x_xhat, theta)
-    spent = np.take_along_axis(records.tv_x_xhat, at[:, None], axis=1)
-    return Truncation(
-        distortion=Distortion.BOUND,
-        theta=theta,
-        k=None,
-        sizes=records.k_grid[at].astype(np.float64),
-        bias=float(np.mean(spent, dtype=np.float64)),
-        rule="online: at each position the smallest k on the records' grid with TV(x, x_hat_k) <= theta",
-    )
+    bias = float(np.mean(np.take_along_axis(records.tv_x_xhat, at[:, None], axis=1), dtype=np.float64))
+    rule = "online: at each position the smallest k on the records' grid with TV(x, x_hat_k) <= theta"
+    return Sizes(at=at, bias=bias, distortion=Distortion.BOUND, theta=theta, rule=rule)
 
 
-def online_by_surrogate(records: Records, theta: float, signal: Signal, slope: float, intercept: float) -> Truncation:
+def online_by_surrogate(records: Records, theta: float, signal: Signal, slope: float, intercept: float) -> Sizes:
     """k*(t) = min{k : U_t <= theta}, beta_d replaced by clip(a u + b, 0, 1) [P2, THEORY 2.7]; depends on the draft."""
     u = records.u_bar if signal is Signal.U_BAR else records.u_mc
     beta = np.clip(slope * u + intercept, 0.0, 1.0)
     at = _first_within(published_surrogate(records.tv_x_xhat, records.x_d[:, None], beta[:, None]), theta)
-    return Truncation(
-        distortion=Distortion.SURROGATE,
-        theta=theta,
-        k=None,
-        sizes=records.k_grid[at].astype(np.float64),
-        bias=None,
-        rule="online: at each position the smallest k on the records' grid with U <= theta, U the published surrogate "
-        "with beta from the fit",
+    rule = (
+        "online: at each position the smallest k on the records' grid with U <= theta, U the published surrogate "
+        "with beta from the fit"
     )
+    return Sizes(at=at, bias=None, distortion=Distortion.SURROGATE, theta=theta, rule=rule)
 
 
-def online_within(records: Records, limit: float) -> Truncation:
+def online_within(records: Records, limit: float) -> Sizes:
     """The largest of `online_tolerances` whose mean TV(x, x_hat_k) is at most `limit` >= 0."""
     choice = online_by_bound(records, 0.0)
     for theta in online_tolerances():
@@ -101,7 +153,7 @@ def online_within(records: Records, limit: float) -> Truncation:
     return choice
 
 
-def online_tolerances() -> NDArray[np.float64]:
+def online_tolerances() -> _Floats:
     """Tolerances that the joint choice tries online: 0, then evenly spaced in the logarithm up to 1."""
     return np.concatenate([[0.0], np.geomspace(GRID_STEP, 1.0, _ONLINE_TOLERANCES)])
 
@@ -116,15 +168,3 @@ def _first_within(values: NDArray[np.floating], tolerance: float) -> NDArray[np.
         high = np.where(within, middle, high)
         low = np.where(within, low, np.minimum(middle + 1, high))
     return low
-
-
-def _fixed(records: Records, at: int, bias: float, distortion: Distortion, theta: float, rule: str) -> Truncation:
-    k = int(records.k_grid[at])
-    return Truncation(
-        distortion=distortion,
-        theta=theta,
-        k=k,
-        sizes=np.full(records.n_tokens, float(k)),
-        bias=bias,
-        rule=rule,
-    )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from cuhlm_opt.codec import LawCodec, Layout, Quantiser
+from cuhlm_opt.codec import Format, LawCodec, Quantiser
 from cuhlm_opt.truncation import largest
 
 VOCAB_SIZE, K = 151_936, 64
@@ -31,7 +31,7 @@ def bench_codec(repeats: int = 200) -> dict[str, str | float]:
     logits = rng.permutation(-1.2 * np.log(np.arange(1, VOCAB_SIZE + 1))).astype(np.float32)
     law = _softmax(logits)
     kept = largest(law, K)
-    codec = LawCodec(vocab_size=VOCAB_SIZE, layout=Layout.COMPACT, quantiser=Quantiser.TYPES, size=K)
+    codec = LawCodec(vocab_size=VOCAB_SIZE, format=Format.COMPACT, quantiser=Quantiser.TYPES, size=K)
     times = [
         (_seconds(lambda: codec.decode(codec.encode(kept, law[kept]))), _seconds(lambda: _softmax(logits)))
         for _ in range(repeats + 1)

@@ -11,6 +11,7 @@ from cuhlm_opt.artefacts import CalibrationRef, Link, OperatingPoint, Recommenda
 from cuhlm_opt.latency import Accounting
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
+from cuhlm_opt.quantisation import Quantiser
 
 SLM = np.random.default_rng(25).normal(0.0, 1.6, (6, 6)).clip(-2.0, 2.5).astype(np.float32)
 LLM = (SLM + np.random.default_rng(125).normal(0.0, 0.9, (6, 6))).clip(-2.2, 2.5).astype(np.float32)
@@ -92,7 +93,8 @@ def operating_point(mode: Mode | str, **changes: Any) -> OperatingPoint:
     point = OperatingPoint(
         status="optimal", policy="budget", mode=Mode(mode), signal="u_bar", u_threshold=0.49, u_threshold_computed=0.49,
         skip_rate=0.3, skip_rate_ci=None, k=2, k_mean=2.0, truncation_rule=None, distortion=Distortion.BOUND, theta=0.1,
-        b_prob=8, format=Format.PUBLISHED, draft_length=1, payload_bits=None, compression=None, uplink_s=None,
+        b_prob=8, quantiser=Quantiser.UNIFORM,
+        format=Format.PUBLISHED, draft_length=1, payload_bits=None, compression=None, uplink_s=None,
         latency_s=None, latency_p95_s=None, throughput_tokens_per_s=None, speedup_vs_hlm=None,
         speedup_vs_hlm_published=None, bias_skip=None, bias_truncation=None, bias_quantisation=None, bias_total=None,
         bias_budget=0.02, numeric_floor=None, certificate=None, binding=None, accounting=Accounting.MEAN_LATENCY,
