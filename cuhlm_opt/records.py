@@ -171,10 +171,13 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file so that at every moment either the old or the new content is there, whole.
 
     Raises:
+        InputError: something else than a regular file is there, such as a device or a folder; it is left alone.
         RunError: the disk is full, read-only or gone.
     """
     data = content.encode() if isinstance(content, str) else content
     temporary: str | None = None
+    if path.exists() and not path.is_file():
+        raise InputError(f"cannot write {path}: it exists and is no regular file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as handle:
