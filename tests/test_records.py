@@ -101,6 +101,15 @@ def test_atomic_write_keeps_the_old_file_when_the_new_one_cannot_be_written(tmp_
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_what_is_no_regular_file_is_left_alone(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, tmp_path):
+        with pytest.raises(InputError, match="no regular file"):
+            write_atomically(path, "new")
+    assert pipe.is_fifo()
+
+
 def calibration() -> Calibration:
     fit = SignalFit(a=0.5, b=0.0, risk_averse=0.0, risk_prone=1.1)
     domain = DomainFit(
