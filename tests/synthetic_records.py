@@ -45,7 +45,7 @@ def synthetic_positions(
                     1, 9
                 )  # most real contexts have one likely token
             llm = (slm + noise * rng.normal(size=vocab_size)).astype(np.float32)
-            row = score_position(slm, llm, sizes, Scoring(exact_share=0.0), rng)
+            row = score_position(slm, llm, sizes, Scoring(exact_share=1.0), rng)
             where = {"prompt_id": f"synthetic-{prompt}", "domain": domain, "position": place, "source": "llm"}
             rows.append({**where, "context_token": 0, **row})
             u_bar = mean_uncertainty(slm, np.arange(vocab_size))

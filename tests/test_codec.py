@@ -12,10 +12,8 @@ from strategies import laws, laws_of, pairs_of, skips_of
 
 from cuhlm_opt.codec import (
     CodecError,
-    Format,
     LawCodec,
     Message,
-    Quantiser,
     coarse_codec,
     lumped_law,
 )

@@ -8,7 +8,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from cuhlm_opt.codec import Format, LawCodec, Quantiser
+from cuhlm_opt.codec import LawCodec
+from cuhlm_opt.payload import Format
+from cuhlm_opt.quantisation import Quantiser
 from cuhlm_opt.truncation import largest
 
 VOCAB_SIZE, K = 151_936, 64

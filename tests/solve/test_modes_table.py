@@ -42,7 +42,8 @@ def problem(tmp_path_factory) -> Problem:
         distortion=Distortion.BOUND,
         theta=None,
         b_prob=8,
-        law_format=Format.DENSE,
+        quantiser=None,
+        law_format=Format.COMPACT,
         accounting=Accounting.MEAN_LATENCY,
         answer_tokens=128,
     )

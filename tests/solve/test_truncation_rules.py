@@ -64,12 +64,12 @@ def test_offline_size_is_the_first_within_theta(records, theta):
     assert np.all((profile >= np.array(exact) - 1e-9) & (profile <= np.array(exact) + GRID_STEP))
     assert np.all(np.diff(profile) <= 0)
     chosen = offline_by_bound(records, theta)
-    assert chosen.k == first(records.k_grid, profile, theta)
+    assert records.k_grid[chosen.at] == first(records.k_grid, profile, theta)
     assert chosen.bias <= theta
 
 
 def test_no_tolerance_takes_the_whole_vocabulary(records):
-    assert offline_by_bound(records, 0.0).k == V
+    assert records.k_grid[offline_by_bound(records, 0.0).at] == V
     assert offline_by_bound(records, 0.0).bias == 0.0
     assert online_by_bound(records, 0.0).bias == 0.0
 
@@ -83,17 +83,21 @@ def test_offline_surrogate_averages_over_drafts(records, theta):
     chosen = offline_by_surrogate(records, theta)
     # Rounding the profile up by at most GRID_STEP raises U by at most 2 GRID_STEP / l(-1).
     slack = 2 * GRID_STEP / np.log(1 + np.exp(-1))
-    assert first(records.k_grid, values, theta) <= chosen.k <= first(records.k_grid, np.array(values) + slack, theta)
-    assert chosen.bias == offline_profile(records)[list(records.k_grid).index(chosen.k)]
+    assert (
+        first(records.k_grid, values, theta)
+        <= records.k_grid[chosen.at]
+        <= first(records.k_grid, np.array(values) + slack, theta)
+    )
+    assert chosen.bias == offline_profile(records)[chosen.at]
 
 
 @pytest.mark.parametrize("theta", [0.3, 0.05, 0.01])
 def test_online_sizes_are_the_first_within_theta_at_each_position(records, theta):
     chosen = online_by_bound(records, theta)
-    for position, size in zip(CODE, chosen.sizes, strict=True):
+    for position, size in zip(CODE, records.k_grid[chosen.at], strict=True):
         exact = np.array([distance(position.x, int(k)) for k in records.k_grid])
         assert first(records.k_grid, exact, theta) <= size <= first(records.k_grid, exact + GRID_STEP, theta)
-    spent = [distance(position.x, int(size)) for position, size in zip(CODE, chosen.sizes, strict=True)]
+    spent = [distance(position.x, int(size)) for position, size in zip(CODE, records.k_grid[chosen.at], strict=True)]
     assert np.mean(spent) <= chosen.bias <= theta
 
 
@@ -108,7 +112,7 @@ def test_online_surrogate_replaces_beta_by_the_clipped_line(records, signal):
         beta = min(max(slope * u[index] + intercept, 0.0), 1.0)
         values = np.array([surrogate(position.x, int(k), records.x_d[index], beta) for k in records.k_grid])
         low, high = (first(records.k_grid, values + extra, theta) for extra in (0.0, slack))
-        assert low <= chosen.sizes[index] <= high
+        assert low <= records.k_grid[chosen.at[index]] <= high
 
 
 def test_widest_tolerance_within_a_limit(records):
@@ -134,11 +138,11 @@ def test_expected_pass_against_the_sum_over_catch_up_lengths(passes, skip_rate):
 @pytest.mark.parametrize("skip_rate", [0.0, 0.4, 0.9])
 def test_objective_is_the_throughput_of_the_latency_model(accounting, skip_rate):
     channel = AwgnChannel(bandwidth_hz=2e5, snr=10.0, rtt_s=0.02, downlink_s=0.003)
-    objective = Objective(times=COMPUTE, channel=channel, accounting=accounting, b_prob=8, vocab_size=V)
+    objective = Objective(times=COMPUTE, channel=channel, accounting=accounting)
     time = token_time(
         Mode.CU_HLM_OFFLINE, COMPUTE, channel, payload_bits=published_bits(40, V), skip_rate=skip_rate, answer_tokens=1
     )
-    worth = objective(np.array([skip_rate]), np.array([40.0]))[0]
+    worth = objective(np.array([skip_rate]), np.array([published_bits(40, V)]))[0]
     assert worth == pytest.approx(time.throughput(accounting), rel=1e-6)
 
 
@@ -159,7 +163,7 @@ def worth_of(skipping, sizes) -> float:
 @pytest.mark.parametrize("share", [share_offline, share_online])
 def test_shared_budget_is_the_best_of_every_pair(records, gate, budget, share):
     """No pair (t, k), or (t, theta), with E[s beta] + TV(x, x_hat) <= budget is faster [N, THEORY 4.5]."""
-    objective = Objective(times=COMPUTE, channel=CHANNEL, accounting=Accounting.MEAN_LATENCY, b_prob=8, vocab_size=V)
+    objective = Objective(times=COMPUTE, channel=CHANNEL, accounting=Accounting.MEAN_LATENCY)
     chosen = share(gate, budget, objective)
     threshold = gate.largest_within(budget, chosen.bias)
     at = gate.at(threshold)
@@ -181,16 +185,14 @@ def test_shared_budget_is_the_best_of_every_pair(records, gate, budget, share):
 def test_narrow_link_sends_less_than_a_wide_one(gate):
     def entries(bandwidth_hz: float) -> float:
         channel = AwgnChannel(bandwidth_hz=bandwidth_hz, snr=10.0)
-        objective = Objective(
-            times=COMPUTE, channel=channel, accounting=Accounting.MEAN_LATENCY, b_prob=8, vocab_size=V
-        )
+        objective = Objective(times=COMPUTE, channel=channel, accounting=Accounting.MEAN_LATENCY)
         return share_offline(gate, 0.03, objective).k
 
     assert entries(1e3) < entries(1e8)
 
 
 def test_without_times_the_link_alone_is_compared(gate):
-    objective = Objective(times=None, channel=CHANNEL, accounting=Accounting.MEAN_LATENCY, b_prob=8, vocab_size=V)
+    objective = Objective(times=None, channel=CHANNEL, accounting=Accounting.MEAN_LATENCY)
     chosen = share_offline(gate, 0.05, objective)
     bits = (1 - gate.at(gate.largest_within(0.05, chosen.bias)).skip_rate) * chosen.k
     for value in offline_profile(gate.records):
