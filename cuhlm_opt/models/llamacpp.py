@@ -68,7 +68,8 @@ class LlamaCppModel:
             self.close()
             raise InputError(f"context_length {context_length} is not allowed; {self._path.name} has at most {trained}")
         params = api.llama_context_default_params()
-        params.n_ctx, params.n_seq_max, params.kv_unified = lanes * context_length, lanes, False
+        params.n_ctx, params.n_seq_max = lanes * context_length, lanes
+        params.kv_unified = False  # a stream for each lane: in a shared one a law depends on what the others hold
         params.n_batch = params.n_ubatch = chunk
         params.n_threads = params.n_threads_batch = self._threads = threads or _processors()
         params.no_perf = True

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.real
 
 
 def agree(rows, expected):
-    """Other batch sizes, and other places in the shared cache, move a quantised model's law: up to 0.06 was seen."""
+    """Other batch sizes, and other places in a lane's cache, move a quantised model's law: up to 0.06 was seen."""
     for row, other in zip(rows, expected, strict=True):
         assert total_variation(softmax(row), softmax(other)) < 0.1
 
