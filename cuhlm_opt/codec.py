@@ -31,6 +31,8 @@ class LawCodec:
         b_prob: bits per mass, 2 to 16.
         format: where ids and masses go.
         quantiser: how a mass spends its bits.
+        down: round each mass down, as the modes that draw from decoded masses do: then a mass is rounded alike whatever
+            is sent with it, and a skip rule that reads it has a bias that grows with its threshold.
         size: k, where both sides know it; None where it varies. Then `Format.COMPACT` sends it, the others imply it.
 
     Raises:
@@ -47,6 +49,7 @@ class LawCodec:
     b_prob: int = 8
     format: Format = Format.PUBLISHED
     quantiser: Quantiser = Quantiser.UNIFORM
+    down: bool = False
     size: int | None = None
 
     def __post_init__(self) -> None:
@@ -71,7 +74,7 @@ class LawCodec:
             CodecError: these are no distinct ids with masses, or k is not what both sides know.
         """
         ids, masses = self._checked(kept, probabilities)
-        codes = quantise(masses, self.quantiser, self.b_prob, self.vocab_size)
+        codes = quantise(masses, self.quantiser, self.b_prob, self.vocab_size, down=self.down)
         writer = BitWriter()
         match self.format:
             case Format.PUBLISHED:
@@ -169,7 +172,7 @@ def coarse_codec(vocab_size: int, b_prob: int = 8, quantiser: Quantiser = Quanti
     >>> [coarse_codec(size).encode(np.array([5]), np.array([0.6])).bits for size in (32000, 151936)]
     [23, 26]
     """
-    return LawCodec(vocab_size=vocab_size, b_prob=b_prob, quantiser=quantiser)
+    return LawCodec(vocab_size=vocab_size, b_prob=b_prob, quantiser=quantiser, down=True)
 
 
 def lumped_law(law: Law, kept: NDArray[np.integer], masses: Law) -> NDArray[np.float64]:

@@ -36,8 +36,18 @@ class Quantiser(StrEnum):
     """n/N with N = 2^b_prob - 1, all masses and the rest together by largest remainder: they sum to 1."""
 
 
-def quantise(masses: Law, quantiser: Quantiser, b_prob: int, vocab_size: int) -> NDArray[np.int64]:
+def quantise(
+    masses: Law, quantiser: Quantiser, b_prob: int, vocab_size: int, *, down: bool = False
+) -> NDArray[np.int64]:
     """Round k masses of a law over `vocab_size` tokens.
+
+    Args:
+        masses: at least 0, sum at most 1, shape (k,).
+        quantiser: how they are rounded.
+        b_prob: bits of a mass.
+        vocab_size: |V|.
+        down: take the level below, not the nearest. Then no sum exceeds 1, so that what a mass becomes does not depend
+            on the masses beside it. Types are not affected.
 
     Returns:
         Codes in 0 .. 2^b_prob - 1, shape (k,); of a type with k < |V|, shape (k + 1,), the last that of the rest.
@@ -46,7 +56,7 @@ def quantise(masses: Law, quantiser: Quantiser, b_prob: int, vocab_size: int) ->
         CodecError: all of |V| masses are 0.
     """
     if quantiser is not Quantiser.TYPES:
-        return _nearest(masses, quantiser, b_prob)
+        return _below(masses, quantiser, b_prob) if down else _nearest(masses, quantiser, b_prob)
     rest = max(0.0, 1.0 - math.fsum(masses.tolist()))
     cells = np.append(masses, rest) if len(masses) < vocab_size else np.asarray(masses, dtype=np.float64)
     if not cells.any():
@@ -70,9 +80,9 @@ def dequantise(codes: NDArray[np.int64], quantiser: Quantiser, b_prob: int, voca
     return masses / mass if full or mass > 1 else masses
 
 
-def nearest_level(masses: Law, quantiser: Quantiser, b_prob: int) -> _Floats:
-    """The value that each mass is rounded to by itself, any shape; not for types, whose masses are rounded together."""
-    return _levels(quantiser, b_prob)[_nearest(masses, quantiser, b_prob)]
+def level_below(masses: Law, quantiser: Quantiser, b_prob: int) -> _Floats:
+    """What each mass is rounded down to, any shape; not for types, whose masses are rounded together."""
+    return _levels(quantiser, b_prob)[_below(masses, quantiser, b_prob)]
 
 
 def quantisation_distances(descending: Law, sizes: NDArray[np.integer]) -> _Floats:
@@ -132,6 +142,11 @@ def _nearest(masses: Law, quantiser: Quantiser, b_prob: int) -> NDArray[np.int64
     """Index of the nearest level of each mass."""
     levels = _levels(quantiser, b_prob)
     return np.searchsorted((levels[1:] + levels[:-1]) / 2, masses).astype(np.int64)
+
+
+def _below(masses: Law, quantiser: Quantiser, b_prob: int) -> NDArray[np.int64]:
+    """Index of the largest level that is at most each mass."""
+    return np.searchsorted(_levels(quantiser, b_prob), masses, side="right").astype(np.int64) - 1
 
 
 def _largest_remainder(cells: _Floats, total: int) -> NDArray[np.int64]:

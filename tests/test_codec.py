@@ -29,7 +29,7 @@ from cuhlm_opt.enumerative import (
 )
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.payload import Format, dense_bits, index_bits, index_set_bits, law_bits, published_bits, type_bits
-from cuhlm_opt.quantisation import MEASURED_BITS, Quantiser, measured_sizes, nearest_level, quantisation_distances
+from cuhlm_opt.quantisation import MEASURED_BITS, Quantiser, level_below, measured_sizes, quantisation_distances
 from cuhlm_opt.truncation import largest, reconstruct
 from cuhlm_opt.verification import CoarseProposal, Proposal
 
@@ -413,13 +413,17 @@ def test_fewer_bits_than_published_at_equal_tv(exponent: float, ratio: float) ->
     assert min(within) <= ratio * message.bits
 
 
-@pytest.mark.parametrize("quantiser", [Quantiser.UNIFORM, Quantiser.LOG, Quantiser.CUBE])
-def test_single_masses_are_decoded_as_their_nearest_level(quantiser: Quantiser) -> None:
-    """What the solver takes a coarse message to say is what is decoded from it."""
-    codec = coarse_codec(100, 6, quantiser)
-    for mass in np.linspace(0, 1, 201):
-        _, decoded = codec.decode(codec.encode(np.array([7]), np.array([mass])))
-        assert decoded.tolist() == nearest_level(np.array([mass]), quantiser, 6).tolist()
+@given(st.data(), laws(40), st.integers(2, 16))
+def test_masses_rounded_down_are_rounded_alike_whatever_is_sent_with_them(
+    data: st.DataObject, law: np.ndarray, b_prob: int
+) -> None:
+    """What the solver takes the messages of `coarse` and `exact` to say is what is decoded from them."""
+    quantiser = data.draw(st.sampled_from([Quantiser.UNIFORM, Quantiser.LOG, Quantiser.CUBE]))
+    k = data.draw(st.integers(0, len(law) - 1))
+    codec = coarse_codec(len(law), b_prob, quantiser)
+    kept, decoded = codec.decode(codec.encode(largest(law, k), law[largest(law, k)]))
+    assert decoded == pytest.approx(level_below(law[kept], quantiser, b_prob), abs=1e-15)
+    assert np.all(decoded <= law[kept] + 1e-15)
 
 
 def test_sizes_at_which_rounding_is_measured_end_with_all() -> None:

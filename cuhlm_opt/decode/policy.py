@@ -231,6 +231,7 @@ class Device:
             b_prob=point.b_prob,
             format=point.format,
             quantiser=point.quantiser,
+            down=self._mode is Mode.EXACT,
             size=None if self._mode is Mode.CU_HLM_ONLINE else size,
         )
 

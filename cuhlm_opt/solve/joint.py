@@ -7,7 +7,6 @@ the best of all is found in one pass.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +15,7 @@ from cuhlm_opt.channel import AwgnChannel
 from cuhlm_opt.latency import Accounting, ComputeTimes
 from cuhlm_opt.solve.coding import Coding
 from cuhlm_opt.solve.threshold import Gate
-from cuhlm_opt.solve.truncation import (
-    Truncation,
-    fixed_size,
-    offline_profile,
-    online_by_bound,
-    online_tolerances,
-)
+from cuhlm_opt.solve.truncation import Sizes, Truncation
 
 _Floats = NDArray[np.float64]
 
@@ -68,35 +61,29 @@ def expected_pass_s(times: ComputeTimes, skip_rate: _Floats) -> _Floats:
     return np.asarray((1.0 - p) * times.llm_s(1) + catching_up)
 
 
-def share_offline(gate: Gate, budget: float, objective: Objective, codings: Sequence[Coding]) -> Truncation:
-    """The best fixed k with the best coding, beside the threshold that the rest of the budget allows."""
-    profile = offline_profile(gate.records)
-    spent = np.array([profile + coding.known_bias for coding in codings])
-    bits = np.array([coding.bits(size_known=True) for coding in codings])
-    way, size = _best(gate, budget, objective, spent, bits)
-    return fixed_size(gate.records, np.asarray(size, dtype=np.intp), float(profile[size])).written(codings[way])
-
-
-def share_online(gate: Gate, budget: float, objective: Objective, codings: Sequence[Coding]) -> Truncation:
-    """The best tolerance for a k at each position, with the best coding.
+def share(
+    gate: Gate, budget: float, objective: Objective, choices: Sequence[Sizes], codings: Sequence[Coding]
+) -> Truncation:
+    """The best of `choices` with the best of `codings`, beside the threshold that the rest of the budget allows.
 
     The worth counts the bits of the tokens that ask: they are the uncertain ones, with flatter laws. Which ones ask is
     taken from the threshold that the truncation alone would leave.
     """
-    choices = (online_by_bound(gate.records, float(theta)) for theta in online_tolerances())
-    # The bias grows with the tolerance.
-    affordable = list(takewhile(lambda choice: (choice.bias or 0.0) <= budget, choices))
     size_bias = np.array([coding.known_bias for coding in codings])
-    size_bits = np.array([coding.bits(size_known=False) for coding in codings])
-    spent, bits = np.empty((2, len(codings), len(affordable)))
-    for column, choice in enumerate(affordable):
-        asking = 1.0 - gate.at(gate.largest_within(budget, choice.bias or 0.0)).skip
+    spent, bits = np.empty((2, len(codings), len(choices)))
+    for column, choice in enumerate(choices):
+        bias, fixed = choice.bias or 0.0, choice.at.ndim == 0
+        size_bits = np.array([coding.bits(size_known=fixed) for coding in codings])
+        if fixed:
+            spent[:, column], bits[:, column] = bias + size_bias[:, choice.at], size_bits[:, choice.at]
+            continue
+        asking = 1.0 - gate.at(gate.largest_within(budget, bias)).skip
         everyone = np.bincount(choice.at, minlength=size_bias.shape[1])
         askers = np.bincount(choice.at, weights=asking, minlength=size_bias.shape[1])
-        spent[:, column] = (choice.bias or 0.0) + size_bias @ everyone / len(asking)
+        spent[:, column] = bias + size_bias @ everyone / len(asking)
         bits[:, column] = size_bits @ askers / max(float(asking.sum()), 1e-300)
-    way, tolerance = _best(gate, budget, objective, spent, bits)
-    return affordable[tolerance].written(codings[way])
+    way, size = _best(gate, budget, objective, spent, bits)
+    return choices[size].written(codings[way])
 
 
 def _best(gate: Gate, budget: float, objective: Objective, spent: _Floats, bits: _Floats) -> tuple[int, int]:

@@ -5,6 +5,7 @@ proved bound, or unknown.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,18 +16,21 @@ from cuhlm_opt.latency import TokenTime, token_time
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format, coarse_bits, law_bits
 from cuhlm_opt.quantisation import Quantiser
+from cuhlm_opt.records import Records
 from cuhlm_opt.solve.certificate import CertifiedThreshold
-from cuhlm_opt.solve.joint import share_offline, share_online
+from cuhlm_opt.solve.joint import share
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.threshold import Gate, Policy, Signal
 from cuhlm_opt.solve.truncation import (
     SURROGATE_THETA,
+    Sizes,
     Truncation,
     offline_by_bound,
     offline_by_surrogate,
+    offline_choices,
     online_by_bound,
     online_by_surrogate,
-    online_within,
+    online_choices,
 )
 
 _LAWS = {
@@ -259,7 +263,7 @@ def _exact(problem: Problem, gate: Gate) -> ModePoint:
         return ModePoint(mode=Mode.EXACT, law=_NEEDS_U_BAR)
     point, vocab_size = _gated(problem, gate, Mode.EXACT), problem.calibration.vocab_size
     k, quantiser = most_skippable(point.threshold, vocab_size), problem.mass_quantiser
-    bits = float(law_bits(k, vocab_size, problem.bits, problem.law_format, quantiser))
+    bits = float(law_bits(k, vocab_size, problem.bits, problem.truncated_format, quantiser))
     return replace(point, k=k, entries=float(k), payload_bits=bits, b_prob=problem.bits, quantiser=quantiser)
 
 
@@ -298,21 +302,26 @@ def _truncated(problem: Problem, gate: Gate, mode: Mode) -> ModePoint:
 
 def _truncation(problem: Problem, gate: Gate, mode: Mode) -> Truncation:
     """Sizes and coding of `cu-hlm-*`."""
-    offline, records, theta, codings = mode is Mode.CU_HLM_OFFLINE, gate.records, problem.theta, problem.codings
-    if problem.distortion is Distortion.BOUND and theta is None and not problem.policy.is_published:
-        return (share_offline if offline else share_online)(gate, problem.budget, problem.objective, codings)
+    if not problem.policy.is_published:
+        choices = _sizes(problem, gate.records, mode, problem.budget)
+        return share(gate, problem.budget, problem.objective, choices, problem.codings)
     left = problem.budget
-    if problem.policy.is_published and not problem.degenerate:
+    if not problem.degenerate:
         risk = float(np.mean(gate.at(problem.computed_threshold).risk))
         left = left - risk if risk < left else left
+    choices = _sizes(problem, gate.records, mode, left)
+    affordable = [choice for choice in choices if (choice.bias or 0.0) <= left / 2]
+    return (affordable or choices)[-1].cheapest(problem.codings, left)
+
+
+def _sizes(problem: Problem, records: Records, mode: Mode, limit: float) -> Sequence[Sizes]:
+    """The sizes to choose from, more of them left out from each to the next: one where the tolerance is settled."""
+    offline, theta = mode is Mode.CU_HLM_OFFLINE, problem.theta
     if problem.distortion is Distortion.SURROGATE:
         tolerance = SURROGATE_THETA if theta is None else theta
         if offline:
-            sizes = offline_by_surrogate(records, tolerance)
-        else:
-            sizes = online_by_surrogate(records, tolerance, problem.signal, problem.line.a, problem.line.b)
-    elif theta is None:
-        sizes = (offline_by_bound if offline else online_within)(records, left / 2)
-    else:
-        sizes = (offline_by_bound if offline else online_by_bound)(records, theta)
-    return sizes.cheapest(codings, left)
+            return [offline_by_surrogate(records, tolerance)]
+        return [online_by_surrogate(records, tolerance, problem.signal, problem.line.a, problem.line.b)]
+    if theta is None:
+        return offline_choices(records) if offline else online_choices(records, limit)
+    return [(offline_by_bound if offline else online_by_bound)(records, theta)]

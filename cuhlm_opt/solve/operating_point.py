@@ -165,7 +165,7 @@ def _operating_point(
         theta=None if truncation is None else truncation.theta,
         b_prob=problem.bits if point.b_prob is None else point.b_prob,
         quantiser=point.quantiser or problem.mass_quantiser,
-        format=problem.law_format,
+        format=problem.truncated_format if mode.truncates else problem.law_format,
         draft_length=1,
         payload_bits=point.payload_bits,
         compression=_compression(point, calibration.vocab_size),

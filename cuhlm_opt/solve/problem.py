@@ -9,7 +9,7 @@ from cuhlm_opt.errors import InputError, unknown_name
 from cuhlm_opt.latency import Accounting, ComputeTimes
 from cuhlm_opt.modes import Distortion
 from cuhlm_opt.payload import Format
-from cuhlm_opt.quantisation import Quantiser, nearest_level
+from cuhlm_opt.quantisation import Quantiser, level_below
 from cuhlm_opt.solve.certificate import CertifiedThreshold, certify
 from cuhlm_opt.solve.coding import PUBLISHED_BITS, Coding, open_codings
 from cuhlm_opt.solve.joint import Objective
@@ -83,10 +83,15 @@ class Problem:
         )
 
     @property
+    def truncated_format(self) -> Format:
+        """How fewer than |V| entries are written: the dense format holds all of them, so compactly in its place."""
+        return Format.COMPACT if self.law_format is Format.DENSE else self.law_format
+
+    @property
     def codings(self) -> Sequence[Coding]:
         """Ways to write a truncated law that are open."""
         assert self.gate is not None
-        return open_codings(self.gate.records, self.law_format, self.quantiser, self.b_prob)
+        return open_codings(self.gate.records, self.truncated_format, self.quantiser, self.b_prob)
 
     @property
     def decoded_gate(self) -> Gate | None:
@@ -94,12 +99,12 @@ class Problem:
         if self.gate is None:
             return None
         records = self.gate.records
-        decoded = nearest_level(records.top_x, self.mass_quantiser, self.bits)
+        decoded = level_below(records.top_x, self.mass_quantiser, self.bits)
         return Gate(replace(records, top_x=decoded), self.gate.signal)
 
     @property
     def mass_quantiser(self) -> Quantiser:
-        """How single masses are rounded, each by itself."""
+        """How single masses are rounded, each by itself and down."""
         return Quantiser.UNIFORM if self.quantiser in (None, Quantiser.TYPES) else self.quantiser
 
     def certified(self, gate: Gate, spent: float = 0.0) -> CertifiedThreshold | None:

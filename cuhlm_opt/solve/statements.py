@@ -67,7 +67,7 @@ def warnings(problem: Problem, evidence: Evidence, point: ModePoint) -> list[str
             f"calibration {evidence.calibration.id!r} has no records: skip rate, truncation, bias and what follows "
             "from them are null"
             + (
-                "; the {problem.policy} policy needs records, use risk-averse or risk-prone"
+                f"; the {problem.policy} policy needs records, use risk-averse or risk-prone"
                 if not problem.policy.is_published
                 else ""
             )

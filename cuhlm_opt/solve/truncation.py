@@ -9,6 +9,7 @@ the mean, and the records do not hold it (derivations/draft_dependent_size.py).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,14 +104,19 @@ def offline_profile(records: Records) -> _Floats:
 
 def offline_by_bound(records: Records, theta: float) -> Sizes:
     """Choose k = min{k : mean TV(x, x_hat_k) <= theta}; k = |V|, which adds nothing, is always feasible."""
-    return fixed_size(records, smallest_within(offline_profile(records), theta), theta)
+    return _fixed(offline_profile(records), theta)
 
 
-def fixed_size(records: Records, at: NDArray[np.intp], theta: float) -> Sizes:
-    """One size for all positions, by its index in the grid."""
+def offline_choices(records: Records) -> Sequence[Sizes]:
+    """Every fixed k that some theta chooses, the largest k, which adds nothing, first."""
+    profile = offline_profile(records)
+    return [_fixed(profile, float(theta)) for theta in np.unique(profile)]
+
+
+def _fixed(profile: _Floats, theta: float) -> Sizes:
+    at = smallest_within(profile, theta)
     rule = "offline: smallest k on the records' grid with mean TV(x, x_hat_k) <= theta"
-    bias = float(offline_profile(records)[at])
-    return Sizes(at=at, bias=bias, distortion=Distortion.BOUND, theta=theta, rule=rule)
+    return Sizes(at=at, bias=float(profile[at]), distortion=Distortion.BOUND, theta=theta, rule=rule)
 
 
 def offline_by_surrogate(records: Records, theta: float) -> Sizes:
@@ -142,15 +148,10 @@ def online_by_surrogate(records: Records, theta: float, signal: Signal, slope: f
     return Sizes(at=at, bias=None, distortion=Distortion.SURROGATE, theta=theta, rule=rule)
 
 
-def online_within(records: Records, limit: float) -> Sizes:
-    """The largest of `online_tolerances` whose mean TV(x, x_hat_k) is at most `limit` >= 0."""
-    choice = online_by_bound(records, 0.0)
-    for theta in online_tolerances():
-        wider = online_by_bound(records, float(theta))
-        if wider.bias is None or wider.bias > limit:
-            break
-        choice = wider
-    return choice
+def online_choices(records: Records, limit: float) -> Sequence[Sizes]:
+    """Those of `online_tolerances`, increasing, whose mean TV(x, x_hat_k) is at most `limit` >= 0."""
+    choices = (online_by_bound(records, float(theta)) for theta in online_tolerances())
+    return list(takewhile(lambda choice: choice.bias is not None and choice.bias <= limit, choices))
 
 
 def online_tolerances() -> _Floats:

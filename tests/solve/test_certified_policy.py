@@ -9,6 +9,7 @@ from synthetic_records import synthetic_positions, write_synthetic
 
 from cuhlm_opt.errors import InfeasibleError, InputError
 from cuhlm_opt.modes import Mode
+from cuhlm_opt.quantisation import Quantiser, level_below
 from cuhlm_opt.records import Records, read_records
 from cuhlm_opt.solve import solve
 from cuhlm_opt.solve.losses import threshold_grid
@@ -31,13 +32,19 @@ def many(tmp_path_factory):
     return write(tmp_path_factory.mktemp("many"), 240)
 
 
-def losses_by_hand(records: Records, threshold: float, eps: float, limit: int) -> np.ndarray:
-    """L_i(t) = (sum over tokens and skippable v of (x_v - y_v)+ + eps (T_max - length)) / T_max, token by token."""
+def losses_by_hand(
+    records: Records, threshold: float, eps: float, limit: int, *, round_down: bool = True
+) -> np.ndarray:
+    """L_i(t) = (sum over tokens and skippable v of (x_v - y_v)+ + eps (T_max - length)) / T_max, token by token.
+
+    `round_down` takes x_v as `coarse` draws it, at 8 bits.
+    """
+    decoded = level_below(records.top_x, Quantiser.UNIFORM, 8) if round_down else records.top_x
     losses = np.zeros(records.n_prompts)
     lengths = np.zeros(records.n_prompts)
     for token, prompt in enumerate(records.prompt):
         lengths[prompt] += 1
-        for u, x, y in zip(records.top_u_bar[token], records.top_x[token], records.top_y[token], strict=True):
+        for u, x, y in zip(records.top_u_bar[token], decoded[token], records.top_y[token], strict=True):
             losses[prompt] += max(x - y, 0.0) if u <= threshold else 0.0
     return (losses + eps * (limit - lengths)) / limit
 
@@ -69,10 +76,15 @@ def test_certificate_costs_skip_rate_and_more_with_high_probability(many):
 
 def test_truncation_is_taken_from_the_certified_budget(many):
     point = solve(many, max_bias=BUDGET, mode=Mode.CU_HLM_OFFLINE, theta=0.02, **LINK)
-    assert 0 < point.bias_truncation < BUDGET
+    taken = point.bias_truncation + point.bias_quantisation
+    assert 0 < taken < BUDGET
     assert point.bias_total <= BUDGET
-    exact = solve(many, max_bias=BUDGET - point.bias_truncation, mode=Mode.COARSE, **LINK)
-    assert point.u_threshold == exact.u_threshold
+    n, grid = 120, threshold_grid()
+    records = Records.of(read_records(Path(many) / "records.parquet"), "code")
+    assert records.n_prompts == n
+    left = BUDGET - taken
+    bounds = [(losses_by_hand(records, t, left, 6, round_down=False).sum() + 1) / (n + 1) for t in grid[:-1]]
+    assert point.u_threshold == grid[np.flatnonzero(np.array(bounds) <= left)[-1]]
 
 
 def test_too_few_prompts_never_skip_and_say_how_many_are_needed(tmp_path):

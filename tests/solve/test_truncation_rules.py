@@ -1,6 +1,7 @@
 """Truncation sizes by every rule against definitions, and the shared budget against a search over every pair."""
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -9,18 +10,21 @@ from synthetic_records import TIMES, synthetic_positions
 from cuhlm_opt.channel import AwgnChannel
 from cuhlm_opt.latency import Accounting, ComputeTimes, token_time
 from cuhlm_opt.modes import Mode
-from cuhlm_opt.payload import published_bits
+from cuhlm_opt.payload import Format, published_bits
 from cuhlm_opt.records import GRID_STEP, Records
-from cuhlm_opt.solve.joint import Objective, expected_pass_s, share_offline, share_online
+from cuhlm_opt.solve.coding import Coding, open_codings
+from cuhlm_opt.solve.joint import Objective, expected_pass_s, share
 from cuhlm_opt.solve.threshold import Gate, Signal
 from cuhlm_opt.solve.truncation import (
+    Truncation,
     offline_by_bound,
     offline_by_surrogate,
+    offline_choices,
     offline_profile,
     online_by_bound,
     online_by_surrogate,
+    online_choices,
     online_tolerances,
-    online_within,
 )
 
 V = 300
@@ -115,12 +119,12 @@ def test_online_surrogate_replaces_beta_by_the_clipped_line(records, signal):
         assert low <= records.k_grid[chosen.at[index]] <= high
 
 
-def test_widest_tolerance_within_a_limit(records):
+def test_tolerances_within_a_limit(records):
     limit = 0.01
     biases = [online_by_bound(records, float(theta)).bias for theta in online_tolerances()]
     assert np.all(np.diff(biases) >= 0)
-    assert online_within(records, limit).bias == max(bias for bias in biases if bias <= limit)
-    assert online_within(records, 0.0).bias == 0.0
+    assert [choice.bias for choice in online_choices(records, limit)] == [bias for bias in biases if bias <= limit]
+    assert online_choices(records, 0.0)[-1].bias == 0.0
 
 
 @pytest.mark.parametrize(
@@ -146,13 +150,12 @@ def test_objective_is_the_throughput_of_the_latency_model(accounting, skip_rate)
     assert worth == pytest.approx(time.throughput(accounting), rel=1e-6)
 
 
-def worth_of(skipping, sizes) -> float:
-    entries = skipping.mean_over_asking(sizes)
+def worth_of(skipping, bits) -> float:
     time = token_time(
         Mode.CU_HLM_OFFLINE,
         COMPUTE,
         CHANNEL,
-        payload_bits=published_bits(entries, V),
+        payload_bits=skipping.mean_over_asking(bits),
         skip_rate=skipping.skip_rate,
         answer_tokens=1,
     )
@@ -160,42 +163,55 @@ def worth_of(skipping, sizes) -> float:
 
 
 @pytest.mark.parametrize("budget", [0.0, 0.01, 0.03, 0.1, 0.4])
-@pytest.mark.parametrize("share", [share_offline, share_online])
-def test_shared_budget_is_the_best_of_every_pair(records, gate, budget, share):
-    """No pair (t, k), or (t, theta), with E[s beta] + TV(x, x_hat) <= budget is faster [N, THEORY 4.5]."""
+@pytest.mark.parametrize("offline", [True, False])
+def test_shared_budget_is_the_best_of_every_pair(records, gate, budget, offline):
+    """No (t, k), or (t, theta), in any coding, whose three biases are within the budget, is faster [N, THEORY 4.5]."""
     objective = Objective(times=COMPUTE, channel=CHANNEL, accounting=Accounting.MEAN_LATENCY)
-    chosen = share(gate, budget, objective)
-    threshold = gate.largest_within(budget, chosen.bias)
-    at = gate.at(threshold)
-    assert np.mean(at.risk) + chosen.bias <= budget
-    if share is share_offline:
+    codings = open_codings(records, Format.COMPACT, None, None)
+    choices = offline_choices(records) if offline else online_choices(records, budget)
+    chosen = share(gate, budget, objective, choices, codings)
+    if offline:
         candidates = [offline_by_bound(records, value) for value in offline_profile(records)]
     else:
         candidates = [online_by_bound(records, float(theta)) for theta in online_tolerances()]
+    written = [candidate.written(coding) for candidate in candidates for coding in codings]
+    if budget == 0:
+        assert chosen.spent == min(other.spent for other in written) > 0
+        return
+    at = gate.at(gate.largest_within(budget, chosen.spent))
+    assert np.mean(at.risk) + chosen.spent <= budget
     levels = [None, *gate.curve.levels[:: max(1, len(gate.curve.levels) // 20)].tolist()]
     best = max(
-        worth_of(other, candidate.sizes)
+        worth_of(other, candidate.bits)
         for other in map(gate.at, levels)
-        for candidate in candidates
-        if np.mean(other.risk) + candidate.bias <= budget
+        for candidate in written
+        if np.mean(other.risk) + candidate.spent <= budget
     )
-    assert worth_of(at, chosen.sizes) >= best * (1 - 1e-6)
+    assert worth_of(at, chosen.bits) >= best * (1 - 1e-6)
+
+
+def published(records: Records) -> Sequence[Coding]:
+    """The one coding of the published format."""
+    return open_codings(records, Format.PUBLISHED, None, None)
 
 
 def test_narrow_link_sends_less_than_a_wide_one(gate):
     def entries(bandwidth_hz: float) -> float:
         channel = AwgnChannel(bandwidth_hz=bandwidth_hz, snr=10.0)
         objective = Objective(times=COMPUTE, channel=channel, accounting=Accounting.MEAN_LATENCY)
-        return share_offline(gate, 0.03, objective).k
+        return share(gate, 0.03, objective, offline_choices(gate.records), published(gate.records)).k
 
     assert entries(1e3) < entries(1e8)
 
 
 def test_without_times_the_link_alone_is_compared(gate):
     objective = Objective(times=None, channel=CHANNEL, accounting=Accounting.MEAN_LATENCY)
-    chosen = share_offline(gate, 0.05, objective)
-    bits = (1 - gate.at(gate.largest_within(0.05, chosen.bias)).skip_rate) * chosen.k
-    for value in offline_profile(gate.records):
-        if value <= 0.05:
-            other = offline_by_bound(gate.records, float(value))
-            assert bits <= (1 - gate.at(gate.largest_within(0.05, other.bias)).skip_rate) * other.k + 1e-9
+    (coding,) = published(gate.records)
+    chosen = share(gate, 0.05, objective, offline_choices(gate.records), [coding])
+
+    def sent(truncation: Truncation) -> float:
+        asking = 1 - gate.at(gate.largest_within(0.05, truncation.spent)).skip_rate
+        return asking * truncation.bits.mean()
+
+    others = [offline_by_bound(gate.records, float(value)).written(coding) for value in offline_profile(gate.records)]
+    assert all(sent(chosen) <= sent(other) + 1e-9 for other in others if other.spent <= 0.05)
