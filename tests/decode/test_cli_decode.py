@@ -22,6 +22,7 @@ KEYS = {
     "text", "tokens", "mode", "seed", "pair", "finish_reason", "wire_bytes", "n_tokens", "prompt_tokens", "skip_rate",
     "uploads", "rejections", "rejection_rate", "payload_bits", "payload_bits_total", "uplink_s", "link_total_s",
     "server_passes_per_token", "llm_tokens_read", "llm_tokens_flushed", "bias_skip", "risk_expected", "bias_budget",
+    "bias_truncation", "bias_quantisation", "bias_ledger", "numeric_floor",
     "u_threshold", "signal", "k", "k_mean", "domain", "timing", "warnings", "assumptions",
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """The device's side: what is skipped, what is sent, what it costs; nothing more is computed than the mode needs."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,14 @@ import pytest
 from decode_fakes import operating_point
 from numpy.typing import NDArray
 
+from cuhlm_opt.codec import LawCodec
 from cuhlm_opt.decode import policy
 from cuhlm_opt.decode.policy import Decision, Device, Draft
-from cuhlm_opt.distributions import softmax
+from cuhlm_opt.distributions import softmax, total_variation
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.modes import Distortion
 from cuhlm_opt.payload import Format
+from cuhlm_opt.quantisation import Quantiser
 from cuhlm_opt.truncation import smallest_size
 from cuhlm_opt.uncertainty import mean_uncertainty
 from cuhlm_opt.verification import CoarseProposal, Proposal, Query
@@ -32,7 +35,9 @@ def draft_of(token: int, logits: NDArray[np.float32] = SKIPPABLE) -> Draft:
 
 
 def decide(mode: str, token: int, logits: NDArray[np.float32] = SKIPPABLE, **changes: Any) -> Decision:
-    return device(mode, **changes).decide(draft_of(token, logits))
+    """Decision on `token`, whatever was drawn."""
+    drafter = device(mode, **changes)
+    return drafter.decide(replace(drafter.draw(logits), token=token))
 
 
 def test_the_draft_follows_temperature_and_top_p() -> None:
@@ -43,10 +48,23 @@ def test_the_draft_follows_temperature_and_top_p() -> None:
     assert device("u-hlm", temperature=0.0).draw(UNSURE).token == 0
 
 
-def test_exact_drafts_from_the_truncated_law() -> None:
-    law = device("exact", k=1).draw(SKIPPABLE).law
-    x = softmax(SKIPPABLE)
-    np.testing.assert_allclose(law, [x[0], *[(1 - x[0]) / 4] * 4])
+def rounded_down(masses: NDArray[np.float64], b_prob: int) -> NDArray[np.float64]:
+    """To multiples of 1/(2^b_prob - 1)."""
+    return np.floor(masses * (2**b_prob - 1)) / (2**b_prob - 1)
+
+
+@pytest.mark.parametrize("b_prob", [2, 8, 16])
+def test_exact_drafts_from_what_the_server_decodes(b_prob: int) -> None:
+    law = device("exact", k=1, b_prob=b_prob).draw(SKIPPABLE).law
+    mass = rounded_down(softmax(SKIPPABLE)[0], b_prob)
+    np.testing.assert_allclose(law, [mass, *[(1 - mass) / 4] * 4])
+
+
+@pytest.mark.parametrize("b_prob", [2, 8, 16])
+def test_coarse_drafts_from_what_the_server_decodes(b_prob: int) -> None:
+    law = device("coarse", u_threshold=0.49, b_prob=b_prob).draw(SKIPPABLE).law
+    x, mass = softmax(SKIPPABLE), rounded_down(softmax(SKIPPABLE)[0], b_prob)
+    np.testing.assert_allclose(law, [mass, *(x[1:] * (1 - mass) / (1 - x[0]))])
 
 
 @pytest.mark.parametrize("mode", ["u-hlm", "cu-hlm-offline", "cu-hlm-online", "query", "coarse"])
@@ -91,7 +109,8 @@ def test_the_coarse_message_is_the_same_whatever_the_draft() -> None:
         assert isinstance(message.upload, CoarseProposal)
         assert message.upload.draft is None
         np.testing.assert_array_equal(message.upload.kept, sent[0].upload.kept)  # type: ignore[union-attr]
-        np.testing.assert_array_equal(message.upload.masses, softmax(SKIPPABLE)[message.upload.kept])
+        masses = rounded_down(softmax(SKIPPABLE)[message.upload.kept], 8)
+        np.testing.assert_allclose(message.upload.masses, masses, rtol=1e-12)
         assert message.payload_bits == len(message.upload.kept) * (8 + INDEX_BITS)
 
 
@@ -102,8 +121,7 @@ def test_a_coarse_message_without_skippable_tokens_is_empty() -> None:
 
 
 def test_coarse_leaves_out_tokens_that_top_p_forbids() -> None:
-    drafter = device("coarse", u_threshold=0.9, top_p=0.5)
-    message = drafter.decide(Draft(token=1, law=softmax(SKIPPABLE, 1.0, 0.5), logits=SKIPPABLE))
+    message = decide("coarse", 1, u_threshold=0.9, top_p=0.5)
     assert isinstance(message.upload, CoarseProposal)
     assert message.upload.kept.tolist() == [0]
 
@@ -129,17 +147,33 @@ def test_payload_bits(mode: str, changes: dict[str, Any], bits: float, entries: 
 
 
 def test_full_uploads_carry_x_and_truncated_ones_the_rebuilt_law() -> None:
-    x = softmax(SKIPPABLE)
-    full, cut = decide("u-hlm", 2).upload, decide("cu-hlm-offline", 2).upload
+    x, b_prob = softmax(SKIPPABLE), 16
+    full, cut = (decide(mode, 2, b_prob=b_prob).upload for mode in ("u-hlm", "cu-hlm-offline"))
     assert isinstance(full, Proposal)
     assert isinstance(cut, Proposal)
-    np.testing.assert_array_equal(full.law, x)
-    np.testing.assert_allclose(cut.law, [x[0], *[(1 - x[0] - x[3]) / 3] * 2, x[3], (1 - x[0] - x[3]) / 3])
-    assert full.tested == cut.tested == x[2], "the test uses the true x_d"
-    exact = device("exact", k=2).decide(Draft(token=2, law=cut.law, logits=SKIPPABLE)).upload
-    assert isinstance(exact, Proposal)
-    assert exact.tested == cut.law[2], "drafts of `exact` come from x_hat and are tested with it"
+    rounding = 5 * 2.0**-b_prob
+    np.testing.assert_allclose(full.law, x, atol=rounding)
+    np.testing.assert_allclose(
+        cut.law, [x[0], *[(1 - x[0] - x[3]) / 3] * 2, x[3], (1 - x[0] - x[3]) / 3], atol=rounding
+    )
+    assert full.tested is cut.tested is None, "the server knows what it decodes of x_d and nothing else"
     assert isinstance(decide("query", 2).upload, Query)
+
+
+@pytest.mark.parametrize("quantiser", list(Quantiser))
+@pytest.mark.parametrize("law_format", list(Format))
+def test_few_bits_are_verified_as_decoded_and_their_error_is_known(law_format: Format, quantiser: Quantiser) -> None:
+    drafter = device("u-hlm", b_prob=2, format=law_format, quantiser=quantiser)
+    draft = replace(drafter.draw(UNSURE), token=1)
+    decision, error = drafter.decide(draft), drafter.law_error(draft)
+    assert isinstance(decision.upload, Proposal)
+    codec = LawCodec(vocab_size=5, b_prob=2, format=law_format, quantiser=quantiser, size=5)
+    message, decoded = codec.transmit(softmax(UNSURE), 5)
+    np.testing.assert_array_equal(decision.upload.law, decoded)
+    assert decision.payload_bits == message.bits
+    assert error is not None
+    assert (error.truncation, error.quantisation) == (0.0, total_variation(softmax(UNSURE), decoded))
+    assert error.quantisation > 0.01
 
 
 def test_online_bound_depends_on_x_alone() -> None:

@@ -335,7 +335,7 @@ def test_records_without_times_give_bias_but_no_throughput(tmp_path):
 
 def test_every_default_is_an_assumption(folder):
     text = " ".join(at(folder).assumptions)
-    link = ("Shannon", "round trip 0 s", "downlink 0 s", "ids ride free", "bits a probability", "128 tokens", "dense")
+    link = ("Shannon", "round trip 0 s", "downlink 0 s", "ids ride free", "bits a probability", "128 tokens", "without ids")
     for part in (
         *link,
         "records' grid",
