@@ -22,8 +22,8 @@ $(BIN)/python:
 
 demo: .venv/.edge
 	$(BIN)/cuhlm-opt pairs fetch $(PAIR)
-	$(BIN)/cuhlm-opt calibrate --pair $(PAIR) --prompts stdlib --prompts general --limit 8 --max-tokens 24 --batch-size 4 --out $(OUT)/calibration --resume
-	$(BIN)/cuhlm-opt solve --bandwidth 10MHz --calibration $(OUT)/calibration --domain code --out $(OUT)/operating-point.json
+	$(BIN)/cuhlm-opt calibrate --pair $(PAIR) --prompts stdlib --prompts general --limit 8 --max-tokens 24 --batch-size 4 --exact-share 0.1 --out $(OUT)/calibration --resume
+	$(BIN)/cuhlm-opt solve --bandwidth 10MHz --calibration $(OUT)/calibration --domain code --policy budget --out $(OUT)/operating-point.json
 	$(BIN)/cuhlm-opt decode --pair $(PAIR) --operating-point $(OUT)/operating-point.json --max-tokens 64 \
 		"Write a Python function that returns the n-th Fibonacci number."
 	@echo

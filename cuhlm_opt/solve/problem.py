@@ -118,9 +118,15 @@ class Problem:
             return None
         sources, limit = gate.records.sources, self.calibration.max_tokens
         if sources != {"llm"}:
-            raise InputError(f"--policy 'certified' needs contexts drawn by the LLM; recorded: {', '.join(sources)}")
+            raise InputError(
+                f"--policy 'certified' needs contexts drawn by the LLM; recorded: {', '.join(sources)}; "
+                "--policy budget takes any, without a guarantee"
+            )
         if limit is None:
-            raise InputError("--policy 'certified' needs max_tokens, the length limit, in the metadata of the records")
+            raise InputError(
+                "--policy 'certified' needs max_tokens, the length limit, in the metadata of the records; "
+                "--policy budget does without, and gives no guarantee"
+            )
         grid = threshold_grid()
         return certify(gate.losses(grid, left, limit), grid, left, self.delta)
 

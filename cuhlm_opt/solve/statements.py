@@ -110,7 +110,7 @@ def bias_ledger(problem: Problem, point: ModePoint) -> list[LedgerEntry]:
         ),
         LedgerEntry(
             term="quantisation", value=point.bias_quantisation, kind="bound",
-            meaning="TV(x_hat, decoded x_hat), mean over a random subset of them",
+            meaning=f"TV(x_hat, decoded x_hat), mean over {_measured(problem)} of them, drawn at random",
         ),
         LedgerEntry(
             term="numeric floor", value=numeric_floor(problem), kind="estimate",
@@ -191,6 +191,11 @@ def infeasible_theta(point: OperatingPoint) -> str:
         f"--theta {point.theta!r} lets truncation add {point.bias_truncation:.4f}, above --max-bias "
         f"{point.bias_budget!r}; lower --theta to {point.bias_budget!r}, or raise --max-bias"
     )
+
+
+def _measured(problem: Problem) -> int:
+    """Positions at which the records hold what rounding does."""
+    return 0 if problem.gate is None else len(problem.gate.records.tv_quantised)
 
 
 def _bias(point: ModePoint) -> str:

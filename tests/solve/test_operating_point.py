@@ -335,9 +335,11 @@ def test_records_without_times_give_bias_but_no_throughput(tmp_path):
 
 def test_every_default_is_an_assumption(folder):
     text = " ".join(at(folder).assumptions)
-    link = ("Shannon", "round trip 0 s", "downlink 0 s", "ids ride free", "bits a probability", "128 tokens", "without ids")
+    link = ("Shannon", "round trip 0 s", "downlink 0 s", "ids ride free", "128 tokens")
     for part in (
         *link,
+        "bits a probability",
+        "all of x without ids",
         "records' grid",
         "temperature 1",
         "LLM alone",
