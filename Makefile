@@ -5,7 +5,7 @@ OUT ?= demo-out
 PAIR := qwen2.5-coder
 RECORDED := calibration/recorded
 
-.PHONY: demo test lint types unit bench readme calibration clean
+.PHONY: demo test lint types unit bench measure readme calibration clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
@@ -48,6 +48,12 @@ unit: .venv/.dev
 
 bench: .venv/.dev
 	@for benchmark in tests/benchmarks/bench_*.py; do $(BIN)/python $$benchmark || exit 1; done
+
+# The long evidence: about an hour on two cores. README tables are made from what it leaves in figures/measured.
+measure: .venv/.dev
+	CUHLM_HYPOTHESIS=long $(BIN)/python -m pytest -n auto $$(grep -rl "@given" tests)
+	$(BIN)/python tests/long/measure_coverage.py --recorded $(RECORDED)/$(PAIR) --out figures/measured/coverage.json
+	$(BIN)/python tests/long/measure_mutations.py --out figures/measured/mutations.json
 
 # The README's tables come from the shipped records; `make test` fails where one is stale.
 readme: .venv/.dev

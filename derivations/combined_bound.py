@@ -26,13 +26,17 @@ from laws import Masses, Number, at_most, skip_risk, step, total_variation
 from true_draft_bound import larger, rejection_gap
 
 X, X_HAT, Y, S = named("x h y s")
-KEPT = [1 - s for s in S]
+
+
+def true_draft_bound(x: Masses, rebuilt: Masses, y: Masses, skip: Masses, most: Number) -> Number:
+    """Bound of (B); `most` is max(R, R')."""
+    redrawn = skip_risk(x, y, [1 - s for s in skip])
+    return skip_risk(x, y, skip) + total_variation(x, rebuilt) * redrawn / most
+
+
 RESULT = sp.Tuple(
     skip_risk(X, Y, S) + total_variation(X, X_HAT),
-    skip_risk(X, Y, S)
-    + total_variation(X, X_HAT)
-    * skip_risk(X, Y, KEPT)
-    / sp.Max(total_variation(X, Y), total_variation(X_HAT, Y), evaluate=False),
+    true_draft_bound(X, X_HAT, Y, S, sp.Max(total_variation(X, Y), total_variation(X_HAT, Y), evaluate=False)),
 )
 """Bounds of (A) and (B)."""
 
@@ -63,12 +67,8 @@ def _whole_step(x: Masses, rebuilt: Masses, y: Masses, skip: Masses) -> bool:
 
 
 def _true_draft(x: Masses, rebuilt: Masses, y: Masses, skip: Masses) -> bool:
-    output = step(x, y, skip, x, rebuilt)
-    risk, distance = skip_risk(x, y, skip), total_variation(x, rebuilt)
-    redrawn = skip_risk(x, y, [1 - s for s in skip])
-    most = larger(total_variation(x, y), total_variation(rebuilt, y))
-    share = redrawn / most if most != 0 else most
-    return at_most(output, y, risk + distance * share)
+    output, most = step(x, y, skip, x, rebuilt), larger(total_variation(x, y), total_variation(rebuilt, y))
+    return at_most(output, y, true_draft_bound(x, rebuilt, y, skip, most) if most != 0 else most)
 
 
 def _scaled(x: Masses, rebuilt: Masses, y: Masses, skip: Masses) -> bool:

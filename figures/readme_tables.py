@@ -1,26 +1,34 @@
-"""Write the README's tables from the shipped records: every number in them is computed here, none is typed.
+"""Write the README's tables from the shipped records and what `make measure` found: no number in them is typed.
 
 python figures/readme_tables.py            # rewrite README.md
 python figures/readme_tables.py --check    # exit 1 if a table is stale
 """
 
 import argparse
+import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from cuhlm_opt.artefacts import Calibration, Estimate, OperatingPoint
-from cuhlm_opt.records import Records, read_records
+from cuhlm_opt.payload import Format
+from cuhlm_opt.records import Records, read_records, sha256_of
 from cuhlm_opt.resources import calibration_dir
 from cuhlm_opt.solve import solve
+from cuhlm_opt.solve.coding import open_codings
+from cuhlm_opt.solve.truncation import offline_profile
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 PAIR = "qwen2.5-coder"
 PUBLISHED = ("published-cu-hlm", "published-u-hlm")
 DASH = "-"
+MEASURED = Path(__file__).resolve().parent / "measured"
+METHODS = {"plug-in": "plug-in-budget", "certified": "conformal-risk-control", "certified, delta": "betting"}
+"""Ways to choose a threshold in the README's words, and as they were measured."""
 
 
 def main() -> int:
@@ -120,6 +128,114 @@ def solved(domain: str) -> str:
     return f"{command}\n\n{_markdown(rows)}\n{_reason(point)}\n"
 
 
+def coverage() -> str:
+    """How often the population's risk passes the budget, on synthetic populations of known law."""
+    measured = _measured("coverage")
+    rows = [
+        ["synthetic population", "budget", *(f"{name}: {what}" for name in METHODS for what in ("over", "skip rate"))]
+    ]
+    for population, result in measured["synthetic"].items():
+        for at, reference in enumerate(result["methods"]["betting"]):
+            cells = []
+            for method in METHODS.values():
+                row = result["methods"][method][at]
+                cells += [f"{row['share_over_eps']:.3f}", f"{row['mean_skip_rate']:.3f}"]
+            rows.append([f"`{population}`", f"{reference['eps']:g}", *cells])
+    calibrations = next(iter(measured["synthetic"].values()))["methods"]["betting"][0]["repetitions"]
+    prompts = next(iter(measured["synthetic"].values()))["n_prompts"]
+    return (
+        _markdown(rows) + f"\n{calibrations} calibrations of {prompts} prompts each; delta = {measured['delta']:g}.\n"
+    )
+
+
+def splits() -> str:
+    """What each way to choose a threshold does to prompts it has not seen."""
+    methods = {
+        **METHODS,
+        "published, risk-averse": "risk_averse-u_mc",
+        "published, risk-prone": "risk_prone-u_mc",
+    }
+    rows = [["threshold by", "domain", "mean risk on other prompts", "over the budget", "not empty", "skip rate"]]
+    for domain, result in _recorded_domains("coverage"):
+        for label, method in methods.items():
+            row = result["splits"][method][0]
+            risk = f"{row['mean_risk']:.4f} ± {row['mean_risk_se']:.4f}"
+            shares = (f"{row[share]:.1%}" for share in ("share_over_eps", "share_not_empty", "mean_skip_rate"))
+            rows.append([label, domain, risk, *shares])
+    return (
+        _markdown(rows)
+        + f"\nBudget {row['eps']:g}, means over {row['repetitions']} random splits into halves; ± is one standard "
+        "error over splits.\n"
+    )
+
+
+def certificate_cost() -> str:
+    """Skip rate that the guarantee costs, by the number of prompts."""
+    domains = list(_recorded_domains("coverage"))
+    sizes = list(domains[0][1]["cost"])
+    rows = [["threshold by", "domain", *(f"{n} prompts" for n in sizes)]]
+    for domain, result in domains:
+        for label, method in METHODS.items():
+            cells = [result["cost"][n][method][0] for n in sizes]
+            rows.append([label, domain, *(f"{cell['mean_skip_rate']:.1%}" for cell in cells)])
+    return _markdown(rows) + f"\nSkip rate at budget {cells[0]['eps']:g}.\n"
+
+
+def codec() -> str:
+    """The fewest bits of a compact message that adds no more to the bias than the published one."""
+    rows = [["domain", "published: k", "bits", "TV added at most", "compact: k", "bits", "levels", "fewer bits"]]
+    for domain in _calibration(PAIR).domains:
+        records = _records(domain)
+        profile = offline_profile(records)
+        (published,) = open_codings(records, Format.PUBLISHED, None, None)
+        compact = open_codings(records, Format.COMPACT, None, None)
+        added = profile + np.array([coding.bias for coding in compact])
+        bits = np.array([coding.bits(size_known=True) for coding in compact])
+        for k in (1, 16, 256, 4096, int(records.k_grid[-1])):
+            at = int(np.searchsorted(records.k_grid, k))
+            sent, distance = published.bits(size_known=True)[at], profile[at] + published.bias[at]
+            way, size = np.unravel_index(np.argmin(np.where(added <= distance, bits, np.inf)), bits.shape)
+            best, coding = bits[way, size], compact[way]
+            rows.append(
+                [
+                    domain,
+                    f"{records.k_grid[at]:,}",
+                    f"{sent:,.0f}",
+                    f"{distance:.4f}",
+                    f"{records.k_grid[size]:,}",
+                    f"{best:,.0f}",
+                    f"{coding.b_prob} bits, {coding.quantiser}",
+                    f"{sent / best:,.1f} x",
+                ]
+            )
+    return _markdown(rows)
+
+
+def mutations() -> str:
+    """How many changed formulas the tests notice."""
+    outcomes = _measured("mutations")["outcomes"]
+    rows = [["one sign or constant changed in", "formulas", "mutants", "noticed"]]
+    for label, folder in (("derivations", "derivations/"), ("the package", "cuhlm_opt/")):
+        chosen = [outcome for outcome in outcomes if outcome["file"].startswith(folder)]
+        formulas = {(outcome["file"], outcome["where"]) for outcome in chosen}
+        killed = sum(outcome["killed_by"] is not None for outcome in chosen)
+        rows.append([label, str(len(formulas)), str(len(chosen)), f"{killed} ({killed / len(chosen):.0%})"])
+    return _markdown(rows)
+
+
+def _measured(name: str) -> Any:
+    """What `make measure` wrote."""
+    return json.loads((MEASURED / f"{name}.json").read_text())
+
+
+def _recorded_domains(name: str) -> Iterator[tuple[str, Any]]:
+    """Domains of the shipped records in a measurement; it must have been made with these very records."""
+    recorded = _measured(name)["recorded"][PAIR]
+    if recorded["records_sha256"] != sha256_of(calibration_dir() / "recorded" / PAIR / "records.parquet"):
+        raise SystemExit(f"{MEASURED / name}.json was measured with other records; run make measure")
+    yield from recorded["domains"].items()
+
+
 def _reason(point: OperatingPoint) -> str:
     return f"\\* recommended: {point.recommended.reason}"
 
@@ -130,6 +246,11 @@ def _filled(match: re.Match[str]) -> str:
         "published-thresholds": published_thresholds,
         "solve-general": lambda: solved("general"),
         "solve-code": lambda: solved("code"),
+        "coverage": coverage,
+        "splits": splits,
+        "certificate-cost": certificate_cost,
+        "codec": codec,
+        "mutations": mutations,
     }
     return f"{match[1]}{tables[match[2]]()}{match[3]}"
 

@@ -118,6 +118,8 @@ def _show(result: "DecodeResult", point: "OperatingPoint") -> None:
         ("tokens per second", "throughput_tokens_per_s", ""),
         ("risk of the skips (budget)", "bias_skip", ""),
         ("expected risk (budget)", "risk_expected", ""),
+        ("truncation, at most", "bias_truncation", ""),
+        ("rounding, at most", "bias_quantisation", ""),
     ):
         measured = {**figures, **timing}[key]
         table.add_row(label, _number(measured, unit), _number(solved.get(_BESIDE.get(key, key)), unit))

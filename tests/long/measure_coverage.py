@@ -1,7 +1,7 @@
 """Long evidence for the certified thresholds: coverage on a synthetic population, and splits of the recorded prompts.
 
-    python calibration/recipes/measure_coverage.py --out coverage.json
-    python calibration/recipes/measure_coverage.py --recorded calibration/recorded/qwen2.5-coder --out coverage.json
+    python tests/long/measure_coverage.py --out coverage.json
+    python tests/long/measure_coverage.py --recorded calibration/recorded/qwen2.5-coder --out coverage.json
 
 The synthetic population is the one of tests/synthetic_population.py: its risk is a closed form, so that a violation is
 counted without sampling error. On records, every split draws half of the prompts for the choice and keeps the others
@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from cuhlm_opt.solve.certificate import (
 )
 from cuhlm_opt.solve.losses import prompt_curves, prompt_losses, threshold_grid
 
-sys.path.append(str(Path(__file__).parents[2] / "tests"))
+sys.path.append(str(Path(__file__).parents[1]))
 from synthetic_population import SyntheticPopulation
 
 Array = NDArray[np.float64]
@@ -162,8 +162,22 @@ def by_method(outcomes: dict[tuple[str, float], list[tuple[float | None, float, 
     return dict(table)
 
 
-def main() -> None:
-    """Measure and write."""
+def broken_guarantees(result: dict[str, Any]) -> Iterator[str]:
+    """Guarantees that the measurement contradicts by more than 3 standard errors."""
+    for name, population in result["synthetic"].items():
+        for bound in Bound:
+            for row in population["methods"][bound]:
+                if row["share_over_eps"] > DELTA + 3 * row["share_over_eps_se"]:
+                    yield f"{name}, {bound}: risk over {row['eps']} in {row['share_over_eps']} of calibrations"
+    for pair in result["recorded"].values():
+        for name, domain in pair["domains"].items():
+            for row in domain["splits"]["conformal-risk-control"]:
+                if row["mean_risk"] > row["eps"] + 3 * row["mean_risk_se"]:
+                    yield f"{name}, conformal risk control: mean risk {row['mean_risk']} over {row['eps']}"
+
+
+def main() -> int:
+    """Measure and write; 1 where a guarantee does not hold."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--calibrations", type=int, default=2000, help="on each synthetic population")
@@ -199,7 +213,11 @@ def main() -> None:
             }
         result["recorded"][folder.name] = {"records_sha256": sha256_of(path), "domains": domains}
     write_atomically(asked.out, json.dumps(result, indent=2) + "\n")
+    broken = list(broken_guarantees(result))
+    for line in broken:
+        print(line, file=sys.stderr)
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
