@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cuhlm_opt.channel import AwgnChannel
 from cuhlm_opt.errors import InputError
@@ -48,17 +49,18 @@ class ComputeTimes:
             return float(times[-1] + max(slope, 0.0) * (n - sizes[-1]))
         return float(np.interp(n, sizes, times))
 
-    def mean_llm_s(self, skip_rate: float) -> float:
-        """E[tau_llm(n)] over catch-up passes: n - 1 skipped tokens and the last one asked for, n geometric.
+    def llm_per_token_s(self, skip_rate: NDArray[np.float64] | float) -> NDArray[np.float64]:
+        """(1 - p) E[tau_llm(n)], LLM time per token in seconds at each skip rate p in [0, 1].
 
-        Skips are taken as independent from token to token. nan at `skip_rate` 1: there is no pass.
+        A pass catches up: n - 1 skipped tokens and the one asked for, n >= 1 geometric of success probability 1 - p, as
+        skips are taken as independent from token to token. tau_llm is piecewise linear, tau_llm(n) = tau_llm(1) +
+        sum_j c_j (n - m_j)+ with c_j the change of slope at m_j, and E[(n - m)+] = p^m / (1 - p).
         """
-        if skip_rate >= 1:
-            return float("nan")
-        longest = max(self.llm_pass_s)
-        within = (1 - skip_rate) * sum(skip_rate ** (n - 1) * self.llm_s(n) for n in range(1, longest + 1))
-        slope = self.llm_s(longest + 1) - self.llm_s(longest)  # beyond the largest size the time is linear in n
-        return within + skip_rate**longest * (self.llm_s(longest) + slope / (1 - skip_rate))
+        sizes = np.array(sorted({1, *self.llm_pass_s}), dtype=np.float64)
+        slopes = np.diff([self.llm_s(size) for size in (*sizes, sizes[-1] + 1.0)]) / np.append(np.diff(sizes), 1.0)
+        p = np.asarray(skip_rate, dtype=np.float64)
+        catching_up = np.power.outer(p, sizes) @ np.diff(slopes, prepend=0.0)
+        return np.asarray((1.0 - p) * self.llm_s(1) + catching_up)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +120,9 @@ def token_time(
         return TokenTime(skip_rate=0.0, skipped_s=float("nan"), asked_s=per_token)
     device = times.slm_s + (times.gate_s if mode.skips else 0.0)
     link = channel.uplink_s(payload_bits) + channel.rtt_s + channel.downlink_s
-    return TokenTime(skip_rate=skip_rate, skipped_s=device, asked_s=device + link + times.mean_llm_s(skip_rate))
+    asking = 1.0 - skip_rate
+    pass_s = float(times.llm_per_token_s(skip_rate)) / asking if asking > 0 else float("nan")
+    return TokenTime(skip_rate=skip_rate, skipped_s=device, asked_s=device + link + pass_s)
 
 
 def speedup_cap(skip_rate: float, payload_ratio: float) -> float:

@@ -43,13 +43,22 @@ def test_closed_form_equals_the_rounds(mode):
     assert time.mean_s == pytest.approx(simulated, rel=0.01)
 
 
-@pytest.mark.parametrize("skip_rate", [0.0, 0.3, 0.9, 0.99])
-def test_mean_pass_sums_the_geometric_law(skip_rate):
-    n = np.arange(1, 5000)
-    weights = (1 - skip_rate) * skip_rate ** (n - 1.0)
-    expected = weights @ [TIMES.llm_s(size) for size in n]
-    assert TIMES.mean_llm_s(skip_rate) == pytest.approx(expected, rel=1e-9)
-    assert np.isnan(TIMES.mean_llm_s(1.0))
+@pytest.mark.parametrize(
+    "passes", [dict(TIMES.llm_pass_s), {1: 0.04}, {2: 0.04, 4: 0.06}, {1: 0.04, 2: 0.03}, {3: 0.05, 16: 0.3}]
+)
+def test_pass_time_per_token_sums_the_geometric_law(passes):
+    times = ComputeTimes(slm_s=0.02, gate_s=0.0, llm_pass_s=passes)
+    n, skip_rates = np.arange(1, 5000), np.array([0.0, 0.3, 0.75, 0.9, 0.99])
+    weights = (1 - skip_rates[:, None]) * skip_rates[:, None] ** (n - 1.0)
+    expected = (1 - skip_rates) * (weights @ [times.llm_s(size) for size in n])
+    np.testing.assert_allclose(times.llm_per_token_s(skip_rates), expected, rtol=1e-9)
+    assert times.llm_per_token_s(0.3) == pytest.approx(expected[1], rel=1e-9)
+
+
+def test_no_pass_where_everything_is_skipped():
+    time = token_time(Mode.U_HLM, TIMES, CHANNEL, payload_bits=1.0, skip_rate=1.0, answer_tokens=1)
+    assert time.mean_s == TIMES.slm_s + TIMES.gate_s
+    assert np.isnan(time.asked_s)
 
 
 def test_passes_are_interpolated_and_extrapolated():

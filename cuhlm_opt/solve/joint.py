@@ -39,26 +39,11 @@ class Objective:
         if self.times is None:
             return np.asarray(-asking * link)
         device = self.times.slm_s + self.times.gate_s
-        asked = asking * (device + link) + expected_pass_s(self.times, skip_rate)
+        asked = asking * (device + link) + self.times.llm_per_token_s(skip_rate)
         if self.accounting is Accounting.MEAN_LATENCY:
             return np.asarray(1.0 / (skip_rate * device + asked))
         rate = np.divide(asking**2, asked, out=np.zeros_like(asked), where=asking > 0)
         return np.asarray(skip_rate / device + rate)
-
-
-def expected_pass_s(times: ComputeTimes, skip_rate: _Floats) -> _Floats:
-    """(1 - p) E[tau_llm(n)], LLM time per token in seconds, n >= 1 geometric of success probability 1 - p.
-
-    tau_llm is piecewise linear, tau_llm(n) = tau_llm(1) + sum_j c_j (n - m_j)+ with c_j the change of slope at m_j, and
-    E[(n - m)+] = p^m / (1 - p). The same mean as `ComputeTimes.mean_llm_s`, which sums it term by term.
-    """
-    sizes = np.array(sorted({1, *times.llm_pass_s}), dtype=np.float64)
-    slopes = np.diff([times.llm_s(size) for size in sizes]) / np.diff(sizes)
-    beyond = max(slopes[-1], 0.0) if len(times.llm_pass_s) > 1 else 0.0
-    changes = np.diff(np.append(slopes, beyond), prepend=0.0)
-    p = np.asarray(skip_rate, dtype=np.float64)
-    catching_up = sum((change * p**knot for change, knot in zip(changes, sizes, strict=True)), np.zeros_like(p))
-    return np.asarray((1.0 - p) * times.llm_s(1) + catching_up)
 
 
 def share(

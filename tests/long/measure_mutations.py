@@ -61,7 +61,7 @@ FORMULAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "cuhlm_opt/channel.py": (("AwgnChannel.rate_bps", "AwgnChannel.uplink_s"), ("tests/test_channel.py",)),
     "cuhlm_opt/latency.py": (
-        ("ComputeTimes.llm_s", "ComputeTimes.mean_llm_s", "TokenTime.mean_s", "token_time", "speedup_cap"),
+        ("ComputeTimes.llm_s", "ComputeTimes.llm_per_token_s", "TokenTime.mean_s", "token_time", "speedup_cap"),
         ("tests/test_latency.py", AGREES),
     ),
     "cuhlm_opt/correlation.py": (
@@ -75,7 +75,7 @@ FORMULAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "cuhlm_opt/solve/losses.py": (("prompt_curves", "prompt_losses"), ("tests/solve/test_certificate.py",)),
     "cuhlm_opt/solve/joint.py": (
-        ("Objective.__call__", "expected_pass_s"),
+        ("Objective.__call__", "share", "_best"),
         ("tests/solve/test_truncation_rules.py",),
     ),
     "cuhlm_opt/solve/modes_table.py": (("most_skippable",), ("tests/solve/test_modes_table.py",)),

@@ -13,7 +13,7 @@ from cuhlm_opt.modes import Mode
 from cuhlm_opt.payload import Format, published_bits
 from cuhlm_opt.records import GRID_STEP, Records
 from cuhlm_opt.solve.coding import Coding, open_codings
-from cuhlm_opt.solve.joint import Objective, expected_pass_s, share
+from cuhlm_opt.solve.joint import Objective, share
 from cuhlm_opt.solve.threshold import Gate, Signal
 from cuhlm_opt.solve.truncation import (
     Truncation,
@@ -125,17 +125,6 @@ def test_tolerances_within_a_limit(records):
     assert np.all(np.diff(biases) >= 0)
     assert [choice.bias for choice in online_choices(records, limit)] == [bias for bias in biases if bias <= limit]
     assert online_choices(records, 0.0)[-1].bias == 0.0
-
-
-@pytest.mark.parametrize(
-    "passes", [{1: 0.04, 2: 0.05, 4: 0.068, 8: 0.1, 16: 0.2}, {1: 0.04}, {2: 0.04, 4: 0.06}, {1: 0.04, 2: 0.03}]
-)
-@pytest.mark.parametrize("skip_rate", [0.0, 0.3, 0.75, 0.95])
-def test_expected_pass_against_the_sum_over_catch_up_lengths(passes, skip_rate):
-    """(1 - p) E[tau(n)], n geometric; the sum that it is compared with is cut where its tail is below 1e-9."""
-    times = ComputeTimes(slm_s=0.02, gate_s=0.0, llm_pass_s=passes)
-    closed = float(expected_pass_s(times, np.array([skip_rate]))[0])
-    assert closed == pytest.approx((1 - skip_rate) * times.mean_llm_s(skip_rate), abs=1e-6)
 
 
 @pytest.mark.parametrize("accounting", list(Accounting))
