@@ -147,9 +147,13 @@ class ModeRow(Artefact):
     payload_bits: float | None
     """Mean bits of one upload."""
     skip_rate: float | None
+    skip_rate_ci: Span = None
+    throughput_ci: Span = None
     server_passes_per_token: float | None
     bias: float | None
     """TV per token against the LLM's law; what it is stands in `bias_kind`."""
+    bias_ci: Span = None
+    """95 % over prompts, like the others, of skipping and truncation; rounding enters as its mean."""
     bias_kind: Literal["exact", "bound", "none"]
     """`none`: no bound can be computed from the records."""
     u_threshold: float | None = None
@@ -244,6 +248,7 @@ class OperatingPoint(Artefact):
     bias_truncation: float | None
     bias_quantisation: float | None
     bias_total: float | None
+    bias_total_ci: Span = None
     bias_budget: float
     numeric_floor: float | None
     bias_ledger: tuple[LedgerEntry, ...] = ()

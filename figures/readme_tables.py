@@ -113,12 +113,13 @@ def solved(domain: str) -> str:
     rows = [["mode", "tokens/s", "skip rate", "bits per upload", "LLM passes per token", "bias"]]
     for row in point.baselines:
         name = f"`{row.mode}`" + (" *" if row.mode is point.recommended.mode else "")
-        bias = DASH if row.bias is None else f"{row.bias:.4f} ({row.bias_kind})"
+        bias = DASH if row.bias is None else f"{row.bias:.4f}{_half(row.bias_ci, 4)} ({row.bias_kind})"
+        skipped = DASH if row.skip_rate is None else f"{row.skip_rate:.1%}{_half(row.skip_rate_ci, 1, 100)}"
         rows.append(
             [
                 name,
-                _number(row.throughput_tokens_per_s, 1),
-                DASH if row.skip_rate is None else f"{row.skip_rate:.1%}",
+                _number(row.throughput_tokens_per_s, 1) + _half(row.throughput_ci, 1),
+                skipped,
                 DASH if row.payload_bits is None else f"{row.payload_bits:,.0f}",
                 _number(row.server_passes_per_token, 2),
                 bias,
@@ -279,6 +280,13 @@ def _estimate(estimate: Estimate) -> str:
 
 def _span(interval: tuple[float, float] | None) -> str:
     return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _half(interval: tuple[float, float] | None, digits: int, scale: float = 1) -> str:
+    """Half the width of an interval, where it has one."""
+    if interval is None or interval[0] == interval[1]:
+        return ""
+    return f" ± {scale * (interval[1] - interval[0]) / 2:.{digits}f}"
 
 
 def _threshold(value: float | None) -> str:

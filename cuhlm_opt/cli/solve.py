@@ -155,7 +155,7 @@ def _facts(point: "OperatingPoint") -> list[tuple[str, str]]:
         ("upload", f"{_entries(point)}{_bits(point.payload_bits)} bits, {_seconds(point.uplink_s)}"),
         (
             "bias",
-            f"{equals}{_bias(point.bias_total)}: skipping {_bias(point.bias_skip)}"
+            f"{equals}{_bias(point.bias_total)}{_span(point.bias_total_ci)}: skipping {_bias(point.bias_skip)}"
             f"{_span(point.bias_skip_ci)}, truncation {_bias(point.bias_truncation)}, quantisation "
             f"{_bias(point.bias_quantisation)}; budget {point.bias_budget:g}, "
             f"numeric floor {_bias(point.numeric_floor)}",
@@ -192,13 +192,13 @@ def _entries(point: "OperatingPoint") -> str:
 
 
 def _print_modes(console: "Console", point: "OperatingPoint") -> None:
-    """Every mode on this link; the chosen one is marked."""
+    """Every mode on this link; the chosen one is marked. ± is half of a 95 % interval over prompts."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE, padding=(0, 1), collapse_padding=True, pad_edge=False)
-    for title in ("mode", "tokens/s", "latency", "bits/upload", "skip", "passes", "threshold", "k", "bias", ""):
-        table.add_column(title, justify="left" if title in ("mode", "") else "right", no_wrap=True)
+    for title in ("mode", "tokens/s", "bits/upload", "skip", "passes", "u_th", "k", "bias"):
+        table.add_column(title, justify="left" if title in ("mode", "bias") else "right", no_wrap=True)
     for row in point.baselines:
         marker = "* " if row.mode is point.mode else "  "
         table.add_row(marker + row.mode, *_cells(row))
@@ -207,16 +207,25 @@ def _print_modes(console: "Console", point: "OperatingPoint") -> None:
 
 def _cells(row: "ModeRow") -> tuple[str, ...]:
     return (
-        _number(row.throughput_tokens_per_s),
-        _seconds(row.latency_s),
+        f"{_number(row.throughput_tokens_per_s)}{_half(row.throughput_ci, 2)}",
         _bits(row.payload_bits),
-        "-" if row.skip_rate is None else f"{row.skip_rate:.3f}",
-        "-" if row.server_passes_per_token is None else f"{row.server_passes_per_token:.3f}",
+        "-" if row.skip_rate is None else f"{row.skip_rate:.1%}{_half(row.skip_rate_ci, 1, 100)}",
+        "-" if row.server_passes_per_token is None else f"{row.server_passes_per_token:.2f}",
         _bias(row.u_threshold),
         "-" if row.k is None else str(row.k),
-        _bias(row.bias),
-        row.bias_kind if row.bias is not None else "unknown",
+        "unknown" if row.bias is None else f"{_RELATION[row.bias_kind]} {row.bias:.4f}{_half(row.bias_ci, 4)}",
     )
+
+
+_RELATION = {"exact": "=", "bound": "≤", "none": "?"}
+"""What is known of a bias."""
+
+
+def _half(interval: tuple[float, float] | None, digits: int, scale: float = 1) -> str:
+    """Half the width of a 95 % interval over prompts, where it has one."""
+    if interval is None or interval[0] == interval[1]:
+        return ""
+    return f" ±{scale * (interval[1] - interval[0]) / 2:.{digits}f}"
 
 
 def _number(value: float | None) -> str:

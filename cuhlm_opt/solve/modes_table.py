@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 
-from cuhlm_opt.artefacts import ModeRow
 from cuhlm_opt.latency import TokenTime, token_time
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format, coarse_bits, law_bits
@@ -90,12 +89,16 @@ def mode_point(problem: Problem, mode: Mode, random_rate: float | None = None) -
         mode: decoding mode.
         random_rate: skip rate of `random`, p.
     """
-    point = _untimed(problem, mode, random_rate)
+    return timed(problem, _untimed(problem, mode, random_rate))
+
+
+def timed(problem: Problem, point: ModePoint) -> ModePoint:
+    """The point with the time of its skip rate and payload, where these and the compute times are known."""
     times = problem.compute_times
     if times is None or point.skip_rate is None or point.payload_bits is None:
         return point
     time = token_time(
-        mode,
+        point.mode,
         times,
         problem.channel,
         payload_bits=point.payload_bits,
@@ -116,28 +119,6 @@ def throughput(problem: Problem, point: ModePoint) -> float | None:
     return None if point.time is None else point.time.throughput(problem.accounting)
 
 
-def mode_row(problem: Problem, point: ModePoint) -> ModeRow:
-    """A point as a row of the table."""
-    passes = {Mode.SLM: 0.0, Mode.LLM: 1.0, Mode.HLM: 1.0}
-    asked = None if point.skip_rate is None else 1.0 - point.skip_rate
-    return ModeRow(
-        mode=point.mode,
-        throughput_tokens_per_s=throughput(problem, point),
-        latency_s=None if point.time is None else point.time.mean_s,
-        payload_bits=point.payload_bits,
-        skip_rate=point.skip_rate,
-        server_passes_per_token=passes.get(point.mode, asked),
-        bias=point.bias,
-        bias_kind=point.bias_kind,
-        u_threshold=point.threshold,
-        k=point.k,
-        theta=None if point.truncation is None else point.truncation.theta,
-        b_prob=point.b_prob,
-        quantiser=point.quantiser,
-        law=point.law,
-    )
-
-
 def _untimed(problem: Problem, mode: Mode, random_rate: float | None) -> ModePoint:
     """A point without its time."""
     mean_tv = problem.fit.mean_tv.value
@@ -154,7 +135,7 @@ def _untimed(problem: Problem, mode: Mode, random_rate: float | None) -> ModePoi
             return _whole(problem, ModePoint(mode=mode, law=_NEEDS_RECORDS))
         bias = random_rate * mean_tv
         return _whole(problem, _plain(mode, law, skip_rate=random_rate, bits=0.0, entries=0, bias=bias))
-    gate = problem.decoded_gate if mode in (Mode.COARSE, Mode.EXACT) else problem.gate
+    gate = problem.gate_of(mode)
     if gate is None:
         published = None if problem.degenerate else problem.computed_threshold
         point = ModePoint(mode=mode, threshold=published, law=_NEEDS_RECORDS)

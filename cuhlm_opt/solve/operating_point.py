@@ -3,16 +3,17 @@
 from enum import StrEnum
 from typing import TypeVar
 
-from cuhlm_opt.artefacts import CalibrationRef, Certificate, Link, OperatingPoint
+from cuhlm_opt.artefacts import CalibrationRef, Certificate, Link, ModeRow, OperatingPoint
 from cuhlm_opt.channel import AwgnChannel
 from cuhlm_opt.errors import InfeasibleError, InputError, unknown_name
-from cuhlm_opt.latency import Accounting, TokenTime, token_time
+from cuhlm_opt.latency import Accounting, TokenTime
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
 from cuhlm_opt.quantisation import LEAST_BITS, MOST_BITS, Quantiser
 from cuhlm_opt.solve.certificate import CertifiedThreshold
+from cuhlm_opt.solve.intervals import spans
 from cuhlm_opt.solve.load import Evidence, load_evidence
-from cuhlm_opt.solve.modes_table import ModePoint, hlm_throughput, mode_point, mode_row, throughput
+from cuhlm_opt.solve.modes_table import ModePoint, hlm_throughput, mode_point, throughput
 from cuhlm_opt.solve.problem import Problem, choose_signal, effective_times
 from cuhlm_opt.solve.statements import (
     assumptions,
@@ -148,7 +149,7 @@ def _operating_point(
     truncation, time = point.truncation, point.time
     tokens_per_s = throughput(problem, point)
     channel, calibration = problem.channel, problem.calibration
-    spans = _intervals(problem, point)
+    found = spans(problem, point)
     return OperatingPoint(
         status="degenerate" if problem.degenerate else "incomplete" if tokens_per_s is None else "optimal",
         policy=problem.policy,
@@ -157,7 +158,7 @@ def _operating_point(
         u_threshold=point.threshold,
         u_threshold_computed=problem.computed_threshold if problem.policy.is_published else point.threshold,
         skip_rate=point.skip_rate,
-        skip_rate_ci=spans.get("skip"),
+        skip_rate_ci=found.skip_rate,
         k=point.k,
         k_mean=point.entries if mode.truncates else None,
         truncation_rule=None if truncation is None else truncation.rule,
@@ -173,14 +174,15 @@ def _operating_point(
         latency_s=None if time is None else time.mean_s,
         latency_p95_s=None if time is None else _quantile(time, 0.95),
         throughput_tokens_per_s=tokens_per_s,
-        throughput_ci=spans.get("throughput"),
+        throughput_ci=found.throughput,
         speedup_vs_hlm=_ratio(tokens_per_s, hlm_throughput(problem, Format.DENSE)),
         speedup_vs_hlm_published=_ratio(tokens_per_s, hlm_throughput(problem, Format.PUBLISHED)),
         bias_skip=point.bias_skip,
-        bias_skip_ci=spans.get("risk"),
+        bias_skip_ci=found.bias_skip,
         bias_truncation=point.bias_truncation,
         bias_quantisation=point.bias_quantisation,
         bias_total=point.bias,
+        bias_total_ci=found.bias,
         bias_budget=problem.budget,
         numeric_floor=numeric_floor(problem),
         bias_ledger=tuple(bias_ledger(problem, point)),
@@ -217,30 +219,30 @@ def _solve_modes(problem: Problem, chosen: Mode) -> dict[Mode, ModePoint]:
     return {mode: points[mode] for mode in Mode}
 
 
-def _intervals(problem: Problem, point: ModePoint) -> dict[str, tuple[float, float]]:
-    """95 % intervals over prompts at the point's threshold; empty without records, a gate, or a second prompt."""
-    gate, mode = problem.gate, point.mode
-    if gate is None or not mode.skips or mode is Mode.RANDOM or gate.records.n_prompts < 2:
-        return {}
-    found = gate.intervals(point.threshold)
-    if mode is Mode.QUERY:
-        del found["risk"]  # its bias is another figure
-    times, bits = problem.compute_times, point.payload_bits
-    if times is not None and bits is not None:
-
-        def throughput_at(skip_rate: float) -> float:
-            time = token_time(
-                mode,
-                times,
-                problem.channel,
-                payload_bits=bits,
-                skip_rate=skip_rate,
-                answer_tokens=problem.answer_tokens,
-            )
-            return time.throughput(problem.accounting)
-
-        found["throughput"] = found["skip"].through(throughput_at)
-    return {name: (span.low, span.high) for name, span in found.items()}
+def mode_row(problem: Problem, point: ModePoint) -> ModeRow:
+    """A point as a row of the table."""
+    passes = {Mode.SLM: 0.0, Mode.LLM: 1.0, Mode.HLM: 1.0}
+    found = spans(problem, point)
+    asked = None if point.skip_rate is None else 1.0 - point.skip_rate
+    return ModeRow(
+        mode=point.mode,
+        throughput_tokens_per_s=throughput(problem, point),
+        latency_s=None if point.time is None else point.time.mean_s,
+        payload_bits=point.payload_bits,
+        skip_rate=point.skip_rate,
+        skip_rate_ci=found.skip_rate,
+        throughput_ci=found.throughput,
+        server_passes_per_token=passes.get(point.mode, asked),
+        bias=point.bias,
+        bias_ci=found.bias,
+        bias_kind=point.bias_kind,
+        u_threshold=point.threshold,
+        k=point.k,
+        theta=None if point.truncation is None else point.truncation.theta,
+        b_prob=point.b_prob,
+        quantiser=point.quantiser,
+        law=point.law,
+    )
 
 
 def _certificate(certified: CertifiedThreshold | None) -> Certificate | None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from cuhlm_opt.artefacts import Calibration, DomainFit, SignalFit, Times
 from cuhlm_opt.channel import AwgnChannel
 from cuhlm_opt.errors import InputError, unknown_name
 from cuhlm_opt.latency import Accounting, ComputeTimes
-from cuhlm_opt.modes import Distortion
+from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
 from cuhlm_opt.quantisation import Quantiser, level_below
 from cuhlm_opt.solve.certificate import CertifiedThreshold, certify
@@ -93,8 +94,12 @@ class Problem:
         assert self.gate is not None
         return open_codings(self.gate.records, self.truncated_format, self.quantiser, self.b_prob)
 
-    @property
-    def decoded_gate(self) -> Gate | None:
+    def gate_of(self, mode: Mode) -> Gate | None:
+        """The gate of a mode, over the law that its drafts are drawn from."""
+        return self._decoded_gate if mode in (Mode.EXACT, Mode.COARSE) else self.gate
+
+    @cached_property
+    def _decoded_gate(self) -> Gate | None:
         """The gate over what is decoded of each likely token, for the modes that draw their drafts from that [N]."""
         if self.gate is None:
             return None

@@ -15,13 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import SignalFit
-from cuhlm_opt.bootstrap import ClusterBootstrap, Interval, prompt_sums, ratios
 from cuhlm_opt.records import T_LIMIT, TOP, Records
 from cuhlm_opt.solve.losses import LossUnit, prompt_losses
 
 _Floats = NDArray[np.float64]
-
-_SEED = 0
 
 
 class Policy(StrEnum):
@@ -163,12 +160,6 @@ class Gate:
             if np.mean(getattr(self.at(level), kind)) + spent <= budget:
                 return level
         return None
-
-    def intervals(self, threshold: float | None) -> dict[str, Interval]:
-        """95 % intervals of the `skip` rate and of the `risk` at a fixed threshold, prompts resampled."""
-        skipping, prompt = self.at(threshold), self.records.prompt
-        bootstrap = ClusterBootstrap.draw(self.records.n_prompts, np.random.default_rng(_SEED))
-        return bootstrap.intervals(ratios("skip", "risk"), prompt_sums(prompt, skipping.skip, skipping.risk))
 
 
 def published_threshold(line: SignalFit, policy: Policy) -> float | None:

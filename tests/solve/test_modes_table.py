@@ -13,7 +13,8 @@ from cuhlm_opt.latency import Accounting, TokenTime
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
 from cuhlm_opt.solve.load import load_evidence
-from cuhlm_opt.solve.modes_table import ModePoint, hlm_throughput, mode_point, mode_row, most_skippable, throughput
+from cuhlm_opt.solve.modes_table import ModePoint, hlm_throughput, mode_point, most_skippable, throughput
+from cuhlm_opt.solve.operating_point import mode_row
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.statements import recommend
 from cuhlm_opt.solve.threshold import Gate, Policy, Signal
