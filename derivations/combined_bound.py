@@ -42,7 +42,7 @@ RESULT = sp.Tuple(
 
 
 def derive() -> Derivation:
-    """Check both bounds in every case, and that the scaled bound fails."""
+    """Check both bounds in every case, that (B) is the risk alone where all is kept, and that the scaled one fails."""
     return Derivation(
         name="combined_bound",
         theory="4.5",
@@ -56,6 +56,7 @@ def derive() -> Derivation:
         result=RESULT,
         holds=everywhere(_whole_step, laws=3, skips=True)
         and everywhere(_true_draft, laws=3, skips=True, split=rejection_gap)
+        and RESULT[1].subs(dict.fromkeys(S, 1)) == skip_risk(X, Y, [1, 1, 1])
         and not on_rationals(_scaled, laws=3, skips=True)
         and not on_rationals(_scaled_true_draft, laws=3, skips=True),
     )

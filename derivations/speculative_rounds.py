@@ -18,13 +18,12 @@ from laws import rejection, residual
 from trees import Prefix, Tree, random_tree, sequence_law
 
 CASES = 60
-RESULT = sp.Integer(0)
-"""TV(output, Y)."""
 
 
 def derive() -> Derivation:
     """Enumerate all drafts and coins of enough rounds to write T tokens, on random models."""
     rng = Random(2)
+    farthest = max(_distance(rng) for _ in range(CASES))
     return Derivation(
         name="speculative_rounds",
         theory="7",
@@ -34,16 +33,18 @@ def derive() -> Derivation:
         source=Source.OWN,
         assumptions=("drafts are drawn from the law they are tested against",),
         method="proof + exact enumeration on random rationals to |V| = 3, T = 3, g = 3",
-        result=RESULT,
-        holds=all(_random_case(rng) for _ in range(CASES)),
+        result=sp.Rational(farthest.numerator, farthest.denominator),
+        holds=farthest == 0,
     )
 
 
-def _random_case(rng: Random) -> bool:
+def _distance(rng: Random) -> Fraction:
+    """TV between the output and the LLM's law of sequences, on random models."""
     size, length = rng.choice(((2, 3), (2, 2), (3, 2)))
     drafts = rng.randint(1, 3)
     x, y = (random_tree(rng, size, length + drafts + 1) for _ in range(2))
-    return _written(x, y, size, length, drafts) == sequence_law(y, size, length)
+    output, law = _written(x, y, size, length, drafts), sequence_law(y, size, length)
+    return sum((abs(output[word] - law[word]) for word in law), Fraction(0)) / 2
 
 
 def _written(x: Tree, y: Tree, size: int, length: int, drafts: int) -> dict[Prefix, Fraction]:
