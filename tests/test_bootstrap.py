@@ -86,6 +86,12 @@ def test_coverage_on_a_synthetic_clustered_population():
         assert abs(count / repeats - 0.95) < 0.03 + 3 * np.sqrt(0.95 * 0.05 / repeats), (name, count / repeats)
 
 
+def test_attenuation_where_the_noise_outweighs_the_spread():
+    u_bar = np.array([0.4, 0.6, 0.4, 0.6])
+    found = noise_statistics(20)(noise_sums(np.array([0, 0, 1, 1]), u_bar).sum(axis=0))
+    assert found["attenuation"] == pytest.approx(0.01 / (0.01 + (0.5 - 0.26) / 20))
+
+
 def test_noise_of_sampled_uncertainty_against_its_definition():
     rng = np.random.default_rng(4)
     prompt, u_bar, _ = clustered(40, rng)

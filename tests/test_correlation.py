@@ -93,3 +93,32 @@ def test_degenerate_records_are_refused():
         fit_linear(np.array([0.1, 0.2]), np.array([0.0, 1.0]), np.array([0, 1]))
     with pytest.raises(InputError, match="1 values of u"):
         fit_linear(np.full(9, 0.5), np.linspace(0, 1, 9), np.arange(9))
+
+
+def test_clustered_errors_and_binned_correlation_by_hand():
+    """Five prompts: the sandwich with its factor G/(G - 1), written out, and R over 20 bins by a histogram."""
+    u, beta, prompt = clustered(3, prompts=5, tokens=40)
+    fit = fit_linear(u, beta, prompt)
+    design = np.column_stack([u, np.ones_like(u)])
+    bread = np.linalg.inv(design.T @ design)
+    residual = beta - (fit.a * u + fit.b)
+    meat = np.zeros((2, 2))
+    for index in range(5):
+        score = design[prompt == index].T @ residual[prompt == index]
+        meat += np.outer(score, score)
+    assert (fit.a_se, fit.b_se) == pytest.approx(np.sqrt(np.diag(bread @ meat @ bread) * 5 / 4))
+    count, edges = np.histogram(u, bins=20, range=(0, 1))
+    filled = count > 0
+    sums = [np.histogram(u, bins=edges, weights=values)[0][filled] / count[filled] for values in (u, beta)]
+    assert fit.r_binned == pytest.approx(np.corrcoef(*sums)[0, 1])
+    assert fit.r2_binned == pytest.approx(fit.r_binned**2)
+
+
+def test_errors_need_two_prompts_and_a_fit_three_tokens():
+    u = np.array([0.1, 0.5, 0.9])
+    assert np.isnan(fit_linear(u, u * u, np.zeros(3, dtype=int)).a_se)
+    assert fit_linear(u, u * u, np.arange(3)).n_tokens == 3
+    with pytest.raises(InputError, match="2 positions"):
+        fit_linear(u[:2], u[:2], np.arange(2))
+    with pytest.raises(InputError, match="1 values of u"):
+        fit_linear(np.full(3, 0.5), u, np.arange(3))

@@ -65,6 +65,8 @@ def test_passes_are_interpolated_and_extrapolated():
     assert TIMES.llm_s(3) == pytest.approx(0.12)
     assert TIMES.llm_s(12) == pytest.approx(0.35)
     assert ComputeTimes(slm_s=0, gate_s=0, llm_pass_s={1: 0.05}).llm_s(9) == 0.05
+    assert ComputeTimes(slm_s=0, gate_s=0, llm_pass_s={1: 0.04, 2: 0.06}).llm_s(4) == pytest.approx(0.10)
+    assert ComputeTimes(slm_s=0, gate_s=0, llm_pass_s={1: 0.04, 2: 0.03}).llm_s(4) == 0.03
 
 
 @given(st.floats(0.0, 1.0), st.floats(1e-3, 1.0), st.floats(0.0, 10.0))

@@ -41,6 +41,8 @@ def test_formats_of_the_full_law(quantiser):
     assert law_bits(32000, 32000, 8, Format.DENSE, quantiser) == 32000 * 8
     if quantiser is not Quantiser.TYPES:
         assert law_bits(1000, 1000, 16, Format.COMPACT, quantiser) == 1000 * 16
+    else:  # without a rest, |V| - 1 of |V| counts are free
+        assert law_bits(60, 60, 8, Format.COMPACT, quantiser) == type_bits(59, 255)
 
 
 def test_peer_counts_no_index_bits():
