@@ -9,7 +9,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cuhlm_opt.channel import BLOCK_ERROR
 from cuhlm_opt.errors import InputError
+from cuhlm_opt.fading import NAKAGAMI_M, RICIAN_K
 from cuhlm_opt.latency import Accounting
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
@@ -167,15 +169,39 @@ class ModeRow(Artefact):
     law: str
 
 
-class Link(Artefact):
-    """The channel an operating point was solved for."""
+class ChannelSettings(Artefact):
+    """The link an operating point was solved for; `links.link_of` builds it and checks the values."""
 
-    kind: Literal["awgn"] = "awgn"
-    bandwidth_hz: float
-    snr_db: float
-    rate_bps: float
-    rtt_s: float
-    downlink_s: float
+    kind: str = "awgn"
+    """awgn, rayleigh, rician, nakagami, short-packet, trace."""
+    coding: str | None = None
+    """Of fading: fixed-rate (the default), ergodic, instantaneous."""
+    bandwidth_hz: float | None = None
+    """Null for a trace."""
+    snr_db: float = 10.0
+    """Mean SNR of fading."""
+    rician_k: float = RICIAN_K
+    nakagami_m: float = NAKAGAMI_M
+    block_error: float = BLOCK_ERROR
+    """Target of short packets."""
+    trace: str | None = None
+    """CSV of time in seconds and rate in bit/s."""
+    trace_sha256: str | None = None
+    rtt_s: float = 0.0
+    downlink_s: float = 0.0
+    overhead_bits: float = 0.0
+    """Header of every message."""
+    rate_bps: float | None = None
+    """Of long messages, retransmissions included; follows from the others."""
+
+
+class AnswerLatency(Artefact):
+    """Time of an answer of `answer_tokens` tokens, after the prompt was read."""
+
+    mean_s: float
+    p50_s: float
+    p95_s: float
+    p99_s: float
 
 
 class Certificate(Artefact):
@@ -237,7 +263,10 @@ class OperatingPoint(Artefact):
     compression: float | None
     uplink_s: float | None
     latency_s: float | None
+    latency_p50_s: float | None = None
     latency_p95_s: float | None
+    latency_p99_s: float | None = None
+    answer_latency: AnswerLatency | None = None
     throughput_tokens_per_s: float | None
     throughput_ci: Span = None
     """Times held fixed: it holds the uncertainty of the skip rate."""
@@ -263,7 +292,7 @@ class OperatingPoint(Artefact):
     intercept: float | None
     """b of the linear model in use."""
     answer_tokens: int
-    channel: Link
+    channel: ChannelSettings
     times: Times | None
     baselines: tuple[ModeRow, ...]
     recommended: Recommendation

@@ -4,7 +4,6 @@ A link adds what no uplink leaves out: the round trip, the downlink of a token, 
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import NormalDist
@@ -119,8 +118,9 @@ class RetransmissionUplink:
     def describe(self) -> str:
         """Rate and outage."""
         return (
-            f"{_name(self.fading)} block fading, fixed rate {self.chosen_rate:.4g} bit/s/Hz, outage {1 - self.success:.4g}, "
-            "retransmitted over independent fades until received; feedback is free and instantaneous"
+            f"{self.fading.describe()} block fading, fixed rate {self.chosen_rate:.4g} bit/s/Hz, outage "
+            f"{1 - self.success:.4g}, retransmitted over independent fades until received; feedback is free and "
+            "instantaneous"
         )
 
 
@@ -146,7 +146,8 @@ class ErgodicUplink:
 
     def describe(self) -> str:
         """Capacity."""
-        return f"{_name(self.fading)} block fading at the ergodic capacity: every message spans many independent blocks"
+        kind = self.fading.describe()
+        return f"{kind} block fading at the ergodic capacity: every message spans many independent blocks"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +165,8 @@ class InstantaneousUplink:
     def __post_init__(self) -> None:
         if self.fading.diverges:
             raise InputError(
-                f"--coding 'instantaneous' is not allowed with {_name(self.fading)} fading: deep fades are so frequent "
-                "that the mean of bits/(W log2(1 + SNR)) is infinite; use fixed-rate or ergodic"
+                f"--coding 'instantaneous' is not allowed with {self.fading.describe()} fading: deep fades are so "
+                "frequent that the mean of bits/(W log2(1 + SNR)) is infinite; use fixed-rate or ergodic"
             )
 
     @cached_property
@@ -195,7 +196,7 @@ class InstantaneousUplink:
 
     def describe(self) -> str:
         """Within one block."""
-        return f"{_name(self.fading)} block fading, each message within one block at that block's Shannon rate"
+        return f"{self.fading.describe()} block fading, each message within one block at that block's Shannon rate"
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,9 @@ class _OneBlock:
         """P(SNR >= 2^(uses/seconds) - 1)."""
         at = np.asarray(seconds, dtype=np.float64)
         exponent = np.divide(self.uses, at, out=np.full(at.shape, 1100.0), where=at > self.uses / 1000)
-        return np.asarray(np.where(exponent < 1000, 1.0 - self.fading.outage(np.exp2(np.minimum(exponent, 1000)) - 1), 0.0))
+        return np.asarray(
+            np.where(exponent < 1000, 1.0 - self.fading.outage(np.exp2(np.minimum(exponent, 1000)) - 1), 0.0)
+        )
 
     def quantile(self, probability: float) -> float:
         """At the SNR that a block passes with `probability`."""
@@ -323,8 +326,8 @@ class TraceUplink:
     def describe(self) -> str:
         """How it is used."""
         return (
-            f"measured trace of {len(self.trace.rates_bps)} rates over {self.trace.length_s:g} s, drained as a fluid; it "
-            "repeats, and messages start at random moments"
+            f"measured trace of {len(self.trace.rates_bps)} rates over {self.trace.length_s:g} s, drained as a fluid; "
+            "it repeats, and messages start at random moments"
         )
 
 
@@ -363,12 +366,3 @@ def check_bandwidth(bandwidth_hz: float) -> float:
     if not (math.isfinite(bandwidth_hz) and bandwidth_hz > 0):
         raise InputError(f"bandwidth_hz {bandwidth_hz!r} is not allowed; give a finite number > 0")
     return bandwidth_hz
-
-
-def _name(fading: Fading) -> str:
-    parameter: dict[str, Callable[[], str]] = {
-        "Rician": lambda: f", K = {getattr(fading, 'k_factor'):g}",
-        "Nakagami": lambda: f", m = {getattr(fading, 'm'):g}",
-    }
-    kind = type(fading).__name__
-    return kind + parameter.get(kind, lambda: "")()

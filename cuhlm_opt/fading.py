@@ -39,6 +39,9 @@ class Fading(Protocol):
     def sample(self, rng: np.random.Generator, size: tuple[int, ...] | int) -> Floats:
         """Independent blocks."""
 
+    def describe(self) -> str:
+        """Name and parameter."""
+
 
 @dataclass(frozen=True)
 class Rayleigh:
@@ -62,6 +65,10 @@ class Rayleigh:
     def sample(self, rng: np.random.Generator, size: tuple[int, ...] | int) -> Floats:
         """Exponential numbers."""
         return rng.exponential(self.mean_snr, size)
+
+    def describe(self) -> str:
+        """Its name."""
+        return "Rayleigh"
 
 
 @dataclass(frozen=True)
@@ -101,6 +108,10 @@ class Rician:
         parts = rng.normal(0.0, scattered, (2, *np.atleast_1d(size)))
         return np.asarray(((parts[0] + line_of_sight) ** 2 + parts[1] ** 2).reshape(size))
 
+    def describe(self) -> str:
+        """Its name and K."""
+        return f"Rician, K = {self.k_factor:g},"
+
 
 @dataclass(frozen=True)
 class Nakagami:
@@ -137,6 +148,10 @@ class Nakagami:
     def sample(self, rng: np.random.Generator, size: tuple[int, ...] | int) -> Floats:
         """Gamma numbers."""
         return rng.gamma(self.m, self.mean_snr / self.m, size)
+
+    def describe(self) -> str:
+        """Its name and m."""
+        return f"Nakagami, m = {self.m:g},"
 
 
 def ergodic_capacity(fading: Fading) -> float:

@@ -1,15 +1,23 @@
-"""Time per token of each mode, one draft a round, no pipelining (the mode table of THEORY 3), under one accounting."""
+"""Latency of a token as a law: one draft a round, no pipelining (the mode table of THEORY 3) [N].
+
+A token is kept, which takes the device's time, or asks, which adds the time of its message on the uplink, the round
+trip, the LLM's pass over the tokens that were skipped and this one, and the downlink. How long the runs of skipped
+tokens are comes from the recorded answers, position by position: skips are not taken as independent.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cuhlm_opt.channel import AwgnChannel
+from cuhlm_opt.channel import Link
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.modes import Mode
+
+Floats = NDArray[np.float64]
 
 
 class Accounting(StrEnum):
@@ -40,89 +48,146 @@ class ComputeTimes:
         if not self.llm_pass_s or not all(np.isfinite(t) and t >= 0 for t in times):
             raise InputError(f"compute times {times} are not allowed; give finite seconds >= 0, one LLM pass at least")
 
-    def llm_s(self, n: float) -> float:
+    def llm_s(self, n: Floats | float) -> Floats:
         """Time of one LLM pass over n >= 1 tokens, piecewise linear in n."""
         sizes = np.array(sorted(self.llm_pass_s), dtype=float)
         times = np.array([self.llm_pass_s[int(size)] for size in sizes])
-        if n > sizes[-1] and len(sizes) > 1:
-            slope = (times[-1] - times[-2]) / (sizes[-1] - sizes[-2])
-            return float(times[-1] + max(slope, 0.0) * (n - sizes[-1]))
-        return float(np.interp(n, sizes, times))
-
-    def llm_per_token_s(self, skip_rate: NDArray[np.float64] | float) -> NDArray[np.float64]:
-        """(1 - p) E[tau_llm(n)], LLM time per token in seconds at each skip rate p in [0, 1].
-
-        A pass catches up: n - 1 skipped tokens and the one asked for, n >= 1 geometric of success probability 1 - p, as
-        skips are taken as independent from token to token. tau_llm is piecewise linear, tau_llm(n) = tau_llm(1) +
-        sum_j c_j (n - m_j)+ with c_j the change of slope at m_j, and E[(n - m)+] = p^m / (1 - p).
-        """
-        sizes = np.array(sorted({1, *self.llm_pass_s}), dtype=np.float64)
-        slopes = np.diff([self.llm_s(size) for size in (*sizes, sizes[-1] + 1.0)]) / np.append(np.diff(sizes), 1.0)
-        p = np.asarray(skip_rate, dtype=np.float64)
-        catching_up = np.power.outer(p, sizes) @ np.diff(slopes, prepend=0.0)
-        return np.asarray((1.0 - p) * self.llm_s(1) + catching_up)
+        slope = (times[-1] - times[-2]) / (sizes[-1] - sizes[-2]) if len(sizes) > 1 else 0.0
+        beyond = np.maximum(np.asarray(n, dtype=float) - sizes[-1], 0.0)
+        return np.asarray(np.interp(n, sizes, times) + max(slope, 0.0) * beyond)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenTime:
-    """Time per token of a mode: a share `skip_rate` of tokens takes `skipped_s`, the others `asked_s`.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Asks:
+    """The tokens that ask: what they send, and how many tokens the LLM then reads.
 
-    The time of a share that is empty is nan and enters nothing.
+    Args:
+        bits: length of the message of each class, shape (C,).
+        weights: probability that a token asks with a message of class c after n - 1 skipped tokens, shape (C, L),
+            n = 1 .. L; the sum is 1 - skip rate.
     """
 
-    skip_rate: float
-    skipped_s: float
-    asked_s: float
+    bits: Floats
+    weights: Floats
+
+    @classmethod
+    def always(cls, bits: float) -> "Asks":
+        """Every token asks with a message of `bits`.
+
+        >>> Asks.always(26.0).mean_bits
+        26.0
+        """
+        return cls(bits=np.array([bits]), weights=np.ones((1, 1)))
+
+    @classmethod
+    def never(cls) -> "Asks":
+        """No token asks."""
+        return cls(bits=np.zeros(1), weights=np.zeros((1, 1)))
+
+    @cached_property
+    def rate(self) -> float:
+        """Share of tokens that ask: LLM passes per token."""
+        return float(self.weights.sum())
 
     @property
+    def mean_bits(self) -> float:
+        """Mean bits of a message; 0 where none is sent."""
+        return float(self.bits @ self.weights.sum(axis=1)) / self.rate if self.rate > 0 else 0.0
+
+    def scaled(self, skip_rate: float) -> "Asks":
+        """The same messages and runs at another skip rate; where no token asks, still none."""
+        factor = (1.0 - skip_rate) / self.rate if self.rate > 0 else 0.0
+        return Asks(bits=self.bits, weights=self.weights * factor)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class TokenLaw:
+    """Law of the latency of one token.
+
+    Args:
+        skipped_s: time of a token that is kept.
+        asked_s: time of one that asks, without its message and the LLM's pass.
+        pass_s: LLM pass over n = 1 .. L tokens, shape (L,).
+        asks: the tokens that ask.
+        link: carries their messages; None sends none.
+    """
+
+    skipped_s: float
+    asked_s: float
+    pass_s: Floats
+    asks: Asks
+    link: Link | None
+
+    @cached_property
     def mean_s(self) -> float:
-        """Mean latency per token in seconds."""
-        asked = (1 - self.skip_rate) * self.asked_s if self.skip_rate < 1 else 0.0
-        skipped = self.skip_rate * self.skipped_s if self.skip_rate > 0 else 0.0
-        return skipped + asked
+        """Mean in seconds."""
+        weights = self.asks.weights
+        kept = (1.0 - self.asks.rate) * self.skipped_s if self.asks.rate < 1 else 0.0
+        sent = 0.0 if self.link is None else float(weights.sum(axis=1) @ self.link.mean_uplink_s(self.asks.bits))
+        return kept + self.asks.rate * self.asked_s + sent + float(weights.sum(axis=0) @ self.pass_s)
+
+    @cached_property
+    def atoms(self) -> tuple[Floats, Floats]:
+        """Seconds in increasing order and their probabilities, which sum to 1."""
+        seconds, weights = [np.array([self.skipped_s])], [np.array([1.0 - self.asks.rate])]
+        for n in range(len(self.pass_s)):
+            at, mass = self._asked(n)
+            seconds.append(at)
+            weights.append(mass)
+        joined, masses = np.concatenate(seconds), np.concatenate(weights)
+        joined, masses = joined[masses > 0], masses[masses > 0]
+        order = np.argsort(joined)
+        return joined[order], masses[order]
+
+    def quantile(self, probability: float) -> float:
+        """Least time within which a token is done with `probability`."""
+        seconds, weights = self.atoms
+        at = int(np.searchsorted(np.cumsum(weights), probability * (1 - 1e-12)))
+        return float(seconds[min(at, len(seconds) - 1)])
 
     def throughput(self, accounting: Accounting) -> float:
-        """Tokens per second under `accounting`."""
+        """Tokens per second under `accounting`; infinite where tokens take no time."""
         if accounting is Accounting.MEAN_LATENCY:
-            return _rate(self.mean_s)
-        asked = (1 - self.skip_rate) * _rate(self.asked_s) if self.skip_rate < 1 else 0.0
-        skipped = self.skip_rate * _rate(self.skipped_s) if self.skip_rate > 0 else 0.0
-        return skipped + asked
+            return 1.0 / self.mean_s if self.mean_s > 0 else float("inf")
+        seconds, weights = self.atoms
+        return float(weights @ (1.0 / seconds)) if seconds[0] > 0 else float("inf")
+
+    def _asked(self, n: int) -> tuple[Floats, Floats]:
+        """Atoms of the tokens that ask after n skipped ones, with their probabilities."""
+        base, weights = self.asked_s + self.pass_s[n], self.asks.weights[:, n]
+        if self.link is None:
+            return np.array([base]), np.array([weights.sum()])
+        services = [atoms for atoms, weight in zip(self._services, weights, strict=True) if weight > 0]
+        used = weights[weights > 0]
+        if not services:
+            return np.empty(0), np.empty(0)
+        seconds = np.concatenate([times for times, _ in services])
+        masses = np.concatenate([weight * shares for weight, (_, shares) in zip(used, services, strict=True)])
+        return base + seconds, masses
+
+    @cached_property
+    def _services(self) -> list[tuple[Floats, Floats]]:
+        """Atoms of the message of each class."""
+        return [] if self.link is None else [self.link.service(float(bits)).atoms() for bits in self.asks.bits]
 
 
-def _rate(time_s: float) -> float:
-    return 1.0 / time_s if time_s > 0 else float("inf")
-
-
-def token_time(
-    mode: Mode,
-    times: ComputeTimes,
-    channel: AwgnChannel,
-    *,
-    payload_bits: float,
-    skip_rate: float,
-    answer_tokens: int,
-) -> TokenTime:
-    """Time per token of `mode` [N, the mode table of THEORY 3].
+def token_law(mode: Mode, times: ComputeTimes, link: Link, asks: Asks, answer_tokens: int) -> TokenLaw:
+    """Law of the latency of a token of `mode` [N, the mode table of THEORY 3].
 
     Args:
         mode: decoding mode.
         times: measured compute times.
-        channel: uplink, with its round trip and downlink.
-        payload_bits: mean bits of one upload (of the tokens that ask).
-        skip_rate: share of tokens that are kept without asking, in [0, 1].
+        link: uplink, with its round trip and downlink.
+        asks: the tokens that ask.
         answer_tokens: T, over which `llm` spreads its one round trip.
     """
-    if mode is Mode.SLM:
-        return TokenTime(skip_rate=1.0, skipped_s=times.slm_s, asked_s=float("nan"))
+    pass_s = times.llm_s(np.arange(1, asks.weights.shape[1] + 1.0))
     if mode is Mode.LLM:
-        per_token = times.llm_s(1) + channel.downlink_s + channel.rtt_s / answer_tokens
-        return TokenTime(skip_rate=0.0, skipped_s=float("nan"), asked_s=per_token)
-    device = times.slm_s + (times.gate_s if mode.skips else 0.0)
-    link = channel.uplink_s(payload_bits) + channel.rtt_s + channel.downlink_s
-    asking = 1.0 - skip_rate
-    pass_s = float(times.llm_per_token_s(skip_rate)) / asking if asking > 0 else float("nan")
-    return TokenTime(skip_rate=skip_rate, skipped_s=device, asked_s=device + link + pass_s)
+        streamed = link.downlink_s + link.rtt_s / answer_tokens
+        return TokenLaw(skipped_s=0.0, asked_s=streamed, pass_s=pass_s, asks=asks, link=None)
+    device = times.slm_s + (times.gate_s if mode.skips and mode is not Mode.SLM else 0.0)
+    asked = device + link.rtt_s + link.downlink_s
+    return TokenLaw(skipped_s=device, asked_s=asked, pass_s=pass_s, asks=asks, link=link)
 
 
 def speedup_cap(skip_rate: float, payload_ratio: float) -> float:
@@ -138,4 +203,5 @@ def speedup_cap(skip_rate: float, payload_ratio: float) -> float:
     >>> round(speedup_cap(0.748, 0.026), 1)
     152.6
     """
-    return _rate((1 - skip_rate) * payload_ratio)
+    left = (1 - skip_rate) * payload_ratio
+    return 1.0 / left if left > 0 else float("inf")

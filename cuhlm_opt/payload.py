@@ -3,8 +3,14 @@
 import math
 from enum import StrEnum
 from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cuhlm_opt.quantisation import Quantiser
+
+_Number = TypeVar("_Number", float, NDArray[np.float64])
 
 ENUMERATIVE_LIMIT = 1024
 """Largest min(k, n - k) written as one rank; beyond it a set is cut in halves that are written one after the other."""
@@ -31,8 +37,8 @@ def index_bits(vocab_size: int) -> int:
     return (vocab_size - 1).bit_length()
 
 
-def published_bits(k: float, vocab_size: int, b_prob: int = 8) -> float:
-    """K (b_prob + ceil(log2 |V|)) bits [P2, THEORY 2.6]; k may be a mean.
+def published_bits(k: _Number, vocab_size: int, b_prob: int = 8) -> _Number:
+    """K (b_prob + ceil(log2 |V|)) bits [P2, THEORY 2.6]; k may be a mean, or an array.
 
     >>> published_bits(32000, 32000) / 8, published_bits(30, 32000) / 8
     (92000.0, 86.25)
@@ -49,8 +55,8 @@ def dense_bits(vocab_size: int, b_prob: int = 8) -> int:
     return b_prob * vocab_size
 
 
-def coarse_bits(kept: float, vocab_size: int, b_prob: int = 8) -> float:
-    """Bits of a coarse message: each kept token and its probability [N, THEORY 5]; `kept` may be a mean.
+def coarse_bits(kept: _Number, vocab_size: int, b_prob: int = 8) -> _Number:
+    """Bits of a coarse message: each kept token and its probability [N, THEORY 5]; `kept` may be a mean, or an array.
 
     >>> coarse_bits(1, 32000), coarse_bits(1, 151936)
     (23, 26)

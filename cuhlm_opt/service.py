@@ -1,4 +1,4 @@
-"""Laws of the time that a message takes on the uplink: mean, distribution function, quantiles, samples [P, N, THEORY 8].
+"""Laws of the time that a message takes on the uplink: mean, distribution function, quantiles, samples [THEORY 8].
 
 A law is given to the model of latency as atoms, seconds with probabilities: exactly, but for a tail of retransmissions
 below `TAIL`, and for continuous laws, which are cut into `CELLS` parts of equal probability.
@@ -101,7 +101,7 @@ class Attempts:
 
     def sample(self, rng: np.random.Generator, size: int) -> Floats:
         """Geometric numbers of attempts, in seconds."""
-        return rng.geometric(self.success, size) * self.attempt_s
+        return np.asarray(rng.geometric(self.success, size) * self.attempt_s)
 
     def atoms(self) -> tuple[Floats, Floats]:
         """One per number of attempts; the last holds what remains, at its mean."""

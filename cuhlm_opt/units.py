@@ -60,6 +60,19 @@ def parse_time_s(text: str, name: str) -> float:
     return float(quantity)
 
 
+def parse_bits(text: str, name: str) -> float:
+    """Bits, at least zero, from bits (`320b`) or bytes (`40B`).
+
+    >>> parse_bits("40B", "--overhead")
+    320.0
+    """
+    hint = "bits or bytes of at least zero, such as 320b or 40B"
+    quantity = _quantity(text, name, hint)
+    if quantity.units not in ("b", "B") or not math.isfinite(quantity) or quantity < 0:
+        raise InputError(f"{name} {text!r} is not allowed; give {hint}")
+    return float(quantity) * (8 if quantity.units == "B" else 1)
+
+
 def check_fraction(value: float, name: str) -> float:
     """Return `value` if it lies in [0, 1], else raise InputError naming the argument."""
     if not 0 <= value <= 1:

@@ -1,29 +1,35 @@
 """`cuhlm-opt solve`."""
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cuhlm_opt.errors import unknown_name
-from cuhlm_opt.units import format_si, parse_bandwidth_hz, parse_snr, parse_time_s
+from cuhlm_opt.channel import BLOCK_ERROR
+from cuhlm_opt.cli import channel_options as options
+from cuhlm_opt.fading import NAKAGAMI_M, RICIAN_K
+from cuhlm_opt.units import format_si, parse_time_s
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cuhlm_opt.artefacts import ModeRow, OperatingPoint
+    from cuhlm_opt.artefacts import AnswerLatency, ChannelSettings, ModeRow, OperatingPoint
 
-_CHANNELS = ("awgn",)
 _WIDTH = 100
 
 
 def solve(
-    bandwidth: Annotated[str, typer.Option(help="Uplink bandwidth, such as 10MHz.")],
-    snr: Annotated[str, typer.Option(help="Signal-to-noise ratio in decibels.")] = "10dB",
-    rtt: Annotated[str, typer.Option(help="Round trip.")] = "0ms",
-    downlink: Annotated[str, typer.Option(help="Downlink time of one token.")] = "0ms",
-    channel: Annotated[str, typer.Option(help="Channel model: awgn.")] = "awgn",
+    bandwidth: options.Bandwidth = None,
+    snr: options.Snr = "10dB",
+    rtt: options.Rtt = "0ms",
+    downlink: options.Downlink = "0ms",
+    channel: options.Channel = "awgn",
+    coding: options.Coding = None,
+    rician_k: options.RicianK = RICIAN_K,
+    nakagami_m: options.NakagamiM = NAKAGAMI_M,
+    block_error: options.BlockError = BLOCK_ERROR,
+    trace: options.Trace = None,
+    overhead: options.Overhead = "0b",
     domain: Annotated[str | None, typer.Option(help="Domain of the records, such as code or general.")] = None,
     max_bias: Annotated[float, typer.Option(help="Largest TV per token against the LLM's law.")] = 0.02,
     policy: Annotated[
@@ -64,10 +70,7 @@ def solve(
     json: Annotated[bool, typer.Option("--json", help="Print the operating point as JSON on stdout.")] = False,
 ) -> None:
     """Choose the threshold and the truncation for a link, and compare every mode on it."""
-    bandwidth_hz, snr_db = parse_bandwidth_hz(bandwidth), round(10 * math.log10(parse_snr(snr)), 9)
-    rtt_s, downlink_s = parse_time_s(rtt, "--rtt"), parse_time_s(downlink, "--downlink")
-    if channel not in _CHANNELS:
-        raise unknown_name("--channel", channel, _CHANNELS)
+    link = options.link_arguments(bandwidth, snr, rtt, downlink, overhead)
     slm_s, gate_s, llm_s = (
         None if text is None else parse_time_s(text, name)
         for text, name in ((slm_time, "--slm-time"), (gate_time, "--gate-time"), (llm_time, "--llm-time"))
@@ -76,10 +79,13 @@ def solve(
 
     point = solve_point(
         calibration,
-        bandwidth_hz=bandwidth_hz,
-        snr_db=snr_db,
-        rtt_s=rtt_s,
-        downlink_s=downlink_s,
+        **link,
+        channel=channel,
+        coding=coding,
+        rician_k=rician_k,
+        nakagami_m=nakagami_m,
+        block_error=block_error,
+        trace=trace,
         domain=domain,
         max_bias=max_bias,
         policy=policy,
@@ -113,9 +119,8 @@ def _show(point: "OperatingPoint", out: Path | None) -> None:
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=_WIDTH)
-    link = point.channel
     console.print(
-        f"{point.mode} on {format_si(link.bandwidth_hz, 'Hz')} at {link.snr_db:g} dB, "
+        f"{point.mode} on {_channel(point.channel)}, "
         f"calibration {point.calibration.id}, domain {point.domain}: {point.status}"
     )
     _print_lines(console, _facts(point))
@@ -125,6 +130,13 @@ def _show(point: "OperatingPoint", out: Path | None) -> None:
     _print_lines(console, [("assumed", line) for line in point.assumptions])
     if out is not None:
         console.print(f"written to {out}")
+
+
+def _channel(link: "ChannelSettings") -> str:
+    if link.bandwidth_hz is None:
+        return f"trace {link.trace}"
+    kind = "" if link.kind == "awgn" else f", {link.kind}" + (f" {link.coding}" if link.coding else "")
+    return f"{format_si(link.bandwidth_hz, 'Hz')} at {link.snr_db:g} dB{kind}"
 
 
 def _print_lines(console: "Console", lines: list[tuple[str, str]]) -> None:
@@ -160,7 +172,7 @@ def _facts(point: "OperatingPoint") -> list[tuple[str, str]]:
             f"{_bias(point.bias_quantisation)}; budget {point.bias_budget:g}, "
             f"numeric floor {_bias(point.numeric_floor)}",
         ),
-        ("latency", f"{_seconds(point.latency_s)} a token, 95 % of tokens within {_seconds(point.latency_p95_s)}"),
+        ("latency", f"{_latencies(point)} a token{_answer(point)}"),
         (
             "throughput",
             f"{_number(point.throughput_tokens_per_s)} tokens/s{_span(point.throughput_ci)}; "
@@ -168,6 +180,19 @@ def _facts(point: "OperatingPoint") -> list[tuple[str, str]]:
             f"{_number(point.speedup_vs_hlm_published)} x in the published format",
         ),
     ]
+
+
+def _latencies(law: "OperatingPoint | AnswerLatency") -> str:
+    names = ("latency_s", "latency_p50_s", "latency_p95_s", "latency_p99_s")
+    if law.__class__.__name__ == "AnswerLatency":
+        names = ("mean_s", "p50_s", "p95_s", "p99_s")
+    mean, *quantiles = (_seconds(getattr(law, name)) for name in names)
+    return f"{mean} (50, 95, 99 %: {', '.join(quantiles)})"
+
+
+def _answer(point: "OperatingPoint") -> str:
+    law = point.answer_latency
+    return "" if law is None else f", {_latencies(law)} an answer of {point.answer_tokens} tokens"
 
 
 def _span(interval: tuple[float, float] | None) -> str:

@@ -3,11 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from cuhlm_opt.artefacts import CalibrationRef, Link, OperatingPoint, Recommendation
-from cuhlm_opt.channel import AwgnChannel
+from cuhlm_opt.artefacts import CalibrationRef, ChannelSettings, OperatingPoint, Recommendation
 from cuhlm_opt.decode.policy import U_BAR, check_point
 from cuhlm_opt.distributions import sample, softmax
 from cuhlm_opt.latency import Accounting
+from cuhlm_opt.links import with_rate
 from cuhlm_opt.models.pairs import Pair
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
@@ -77,7 +77,6 @@ def tiny_operating_point(pair: Pair, mode: Mode) -> OperatingPoint:
     sizes = np.arange(x.shape[1] + 1)
     truncated = np.mean([truncation_distances(np.sort(law)[::-1], sizes)[1] for law in x], axis=0)
     k = int(np.argmax(truncated <= _THETA))
-    link = AwgnChannel(bandwidth_hz=BANDWIDTH_HZ, snr=10 ** (SNR_DB / 10))
     return OperatingPoint(
         status="incomplete",
         policy="budget",
@@ -119,7 +118,7 @@ def tiny_operating_point(pair: Pair, mode: Mode) -> OperatingPoint:
         slope=None,
         intercept=None,
         answer_tokens=_LENGTH,
-        channel=Link(bandwidth_hz=BANDWIDTH_HZ, snr_db=SNR_DB, rate_bps=link.rate_bps, rtt_s=0.0, downlink_s=0.0),
+        channel=with_rate(ChannelSettings(bandwidth_hz=BANDWIDTH_HZ, snr_db=SNR_DB)),
         times=None,
         baselines=(),
         recommended=Recommendation(mode=None, reason="the tiny pair is for trying things out; no times are solved for"),

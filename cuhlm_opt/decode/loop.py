@@ -17,6 +17,7 @@ from cuhlm_opt.decode.timing import Stopwatch
 from cuhlm_opt.decode.verifier import Risk, Skipped, Verifier
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.latency import Accounting
+from cuhlm_opt.links import link_of
 from cuhlm_opt.models.pairs import Pair
 from cuhlm_opt.models.protocol import LanguageModel
 from cuhlm_opt.modes import Distortion, Mode
@@ -221,10 +222,10 @@ def _warnings(pair: Pair, point: OperatingPoint) -> list[str]:
 
 
 def _assumptions(point: OperatingPoint) -> tuple[str, ...]:
-    link = point.channel
+    link = link_of(point.channel)
     lines = [
-        f"link: {link.kind}, {link.bandwidth_hz:g} Hz, {link.snr_db:g} dB, {link.rate_bps:g} bit/s, "
-        f"round trip {link.rtt_s:g} s, downlink {link.downlink_s:g} s per token; priced, not slept",
+        f"link: {link.uplink.describe()}; {link.uplink.rate_bps:g} bit/s, round trip {link.rtt_s:g} s, downlink "
+        f"{link.downlink_s:g} s per token; priced at its mean time, not slept",
         "no pipelining: compute and link times add up; prefill, flush and audit are measured apart",
         "a token that ends the answer counts as a token",
     ]

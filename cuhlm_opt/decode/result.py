@@ -5,13 +5,16 @@ Every figure but those under `timing` is a function of the steps, so that the sa
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from cuhlm_opt.artefacts import LedgerEntry, OperatingPoint
+from cuhlm_opt.channel import Link
 from cuhlm_opt.decode.policy import LawError
 from cuhlm_opt.decode.verifier import Risk
+from cuhlm_opt.links import link_of
 from cuhlm_opt.modes import Mode
 
 _PROPOSES_NOTHING = (Mode.SLM, Mode.LLM, Mode.QUERY)
@@ -128,11 +131,20 @@ class DecodeResult:
 
     @property
     def link_s(self) -> float:
-        """Priced link time: bits over the rate, a round trip per upload (one per answer in `llm`), the downlink."""
-        channel, llm_only = self.point.channel, self.point.mode is Mode.LLM
+        """Priced link time: mean time of each upload, a round trip each (in `llm` one an answer), the downlink."""
+        link, llm_only = self._link, self.point.mode is Mode.LLM
         exchanges = 1 if llm_only else len(self.uploads)
         returned = len(self.steps) if llm_only else len(self.uploads)
-        return self.payload_bits_total / channel.rate_bps + exchanges * channel.rtt_s + returned * channel.downlink_s
+        return self._uplink_s + exchanges * link.rtt_s + returned * link.downlink_s
+
+    @cached_property
+    def _link(self) -> Link:
+        return link_of(self.point.channel)
+
+    @cached_property
+    def _uplink_s(self) -> float:
+        """Mean time of all uploads."""
+        return float(np.sum(self._link.mean_uplink_s(np.array([step.payload_bits for step in self.uploads]))))
 
     @property
     def compute_s(self) -> float:
@@ -162,7 +174,7 @@ class DecodeResult:
             "rejection_rate": rejections / len(asked) if rejections is not None and asked else None,
             "payload_bits": payload_bits,
             "payload_bits_total": self.payload_bits_total,
-            "uplink_s": None if payload_bits is None else payload_bits / point.channel.rate_bps,
+            "uplink_s": self._uplink_s / len(uploads) if uploads else None,
             "link_total_s": self.link_s,
             "server_passes_per_token": sum(step.read > 0 for step in steps) / len(steps),
             "llm_tokens_read": sum(step.read for step in steps),

@@ -45,7 +45,8 @@ def spans(problem: Problem, point: ModePoint) -> Spans:
     found = _bootstrap(problem, skip=skipping.skip, bias_skip=known, bias=known + added)
 
     def throughput_at(skip_rate: float) -> float:
-        speed = throughput(problem, timed(problem, replace(point, skip_rate=skip_rate)))
+        assert point.asks is not None  # or there would be no time
+        speed = throughput(problem, timed(problem, replace(point, asks=point.asks.scaled(skip_rate))))
         return np.nan if speed is None else speed
 
     return Spans(

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cuhlm_opt.latency import TokenTime, token_time
+from cuhlm_opt.latency import Asks, TokenLaw, token_law
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format, coarse_bits, law_bits
 from cuhlm_opt.quantisation import Quantiser
@@ -31,6 +32,8 @@ from cuhlm_opt.solve.truncation import (
     online_by_surrogate,
     online_choices,
 )
+
+_Floats = NDArray[np.float64]
 
 _LAWS = {
     Mode.SLM: "x",
@@ -72,7 +75,13 @@ class ModePoint:
     quantiser: Quantiser | None = None
     certified: CertifiedThreshold | None = None
     """Where the threshold comes from a certificate, or is None because of one."""
-    time: TokenTime | None = None
+    skip: _Floats | None = None
+    """Probability to keep the draft at each recorded position, shape (n,)."""
+    bits: _Floats | None = None
+    """Length of the message that each position would send, shape (n,)."""
+    asks: Asks | None = None
+    """The tokens that ask, with their messages."""
+    time: TokenLaw | None = None
 
     @property
     def bias(self) -> float | None:
@@ -93,19 +102,11 @@ def mode_point(problem: Problem, mode: Mode, random_rate: float | None = None) -
 
 
 def timed(problem: Problem, point: ModePoint) -> ModePoint:
-    """The point with the time of its skip rate and payload, where these and the compute times are known."""
+    """The point with the law of its latency, where the messages and the compute times are known."""
     times = problem.compute_times
-    if times is None or point.skip_rate is None or point.payload_bits is None:
+    if times is None or point.asks is None:
         return point
-    time = token_time(
-        point.mode,
-        times,
-        problem.channel,
-        payload_bits=point.payload_bits,
-        skip_rate=point.skip_rate,
-        answer_tokens=problem.answer_tokens,
-    )
-    return replace(point, time=time)
+    return replace(point, time=token_law(point.mode, times, problem.link, point.asks, problem.answer_tokens))
 
 
 def hlm_throughput(problem: Problem, law_format: Format) -> float | None:
@@ -125,17 +126,17 @@ def _untimed(problem: Problem, mode: Mode, random_rate: float | None) -> ModePoi
     law = _LAWS[mode]
     if mode is Mode.SLM:
         kind: Literal["exact", "none"] = "none" if mean_tv is None else "exact"
-        return _plain(mode, law, skip_rate=1.0, bits=0.0, entries=0, bias=mean_tv, kind=kind)
+        return replace(_plain(mode, law, skip_rate=1.0, bias=mean_tv, kind=kind), asks=Asks.never())
     if mode is Mode.LLM:
-        return _plain(mode, law, skip_rate=0.0, bits=0.0, entries=0, bias=0.0)
+        return replace(_plain(mode, law, skip_rate=0.0, bias=0.0), asks=Asks.always(0.0))
     if mode is Mode.HLM:
-        return _whole(problem, _plain(mode, law, skip_rate=0.0, bits=0.0, entries=0, bias=0.0))
-    if mode is Mode.RANDOM:
-        if random_rate is None or mean_tv is None:
-            return _whole(problem, ModePoint(mode=mode, law=_NEEDS_RECORDS))
-        bias = random_rate * mean_tv
-        return _whole(problem, _plain(mode, law, skip_rate=random_rate, bits=0.0, entries=0, bias=bias))
+        return _whole(problem, _plain(mode, law, skip_rate=0.0, bias=0.0))
     gate = problem.gate_of(mode)
+    if mode is Mode.RANDOM:
+        if gate is None or random_rate is None or mean_tv is None:
+            return _whole(problem, ModePoint(mode=mode, law=_NEEDS_RECORDS))
+        point = _whole(problem, _plain(mode, law, skip_rate=random_rate, bias=random_rate * mean_tv))
+        return _sending(point, gate, np.full(gate.records.n_tokens, random_rate), point.payload_bits or 0.0)
     if gate is None:
         published = None if problem.degenerate else problem.computed_threshold
         point = ModePoint(mode=mode, threshold=published, law=_NEEDS_RECORDS)
@@ -149,22 +150,16 @@ def _untimed(problem: Problem, mode: Mode, random_rate: float | None) -> ModePoi
             return _coarse(problem, gate)
         case Mode.EXACT:
             return _exact(problem, gate)
-    return _whole(problem, _gated(problem, gate, mode, spent=_rounding_of_all(problem) or 0.0))
+    point = _whole(problem, _gated(problem, gate, mode, spent=_rounding_of_all(problem) or 0.0))
+    return _sending(point, gate, gate.at(point.threshold).skip, point.payload_bits or 0.0)
 
 
 def _plain(
-    mode: Mode,
-    law: str,
-    *,
-    skip_rate: float,
-    bits: float,
-    entries: float,
-    bias: float | None,
-    kind: Literal["exact", "none"] = "exact",
+    mode: Mode, law: str, *, skip_rate: float, bias: float | None, kind: Literal["exact", "none"] = "exact"
 ) -> ModePoint:
     """A mode without a gate."""
     return ModePoint(
-        mode=mode, skip_rate=skip_rate, payload_bits=bits, entries=entries,
+        mode=mode, skip_rate=skip_rate, payload_bits=0.0, entries=0.0,
         bias_skip=bias, bias_truncation=0.0, bias_quantisation=0.0, bias_kind=kind, law=law,
     )  # fmt: skip
 
@@ -191,13 +186,21 @@ def _whole(problem: Problem, point: ModePoint) -> ModePoint:
     """`point` with all of x in every upload: drafts from x, verification with what is decoded [P, THEORY 2.1]."""
     coding, vocab_size, rounding = problem.full_coding, problem.calibration.vocab_size, _rounding_of_all(problem)
     quantiser = Quantiser.UNIFORM if coding is None else coding.quantiser
-    bits = law_bits(vocab_size, vocab_size, problem.bits, problem.law_format, quantiser)
+    bits = float(law_bits(vocab_size, vocab_size, problem.bits, problem.law_format, quantiser))
     known = point.bias_skip is not None and rounding is not None
+    asks = Asks.always(bits) if point.mode is Mode.HLM else None
     return replace(
-        point, payload_bits=float(bits), entries=float(vocab_size), b_prob=problem.bits, quantiser=quantiser,
+        point, asks=asks, payload_bits=bits, entries=float(vocab_size), b_prob=problem.bits, quantiser=quantiser,
         bias_quantisation=rounding, bias_kind="bound" if known else "none",
         law=point.law if known or coding is None else f"{point.law}; {_UNMEASURED}",
     )  # fmt: skip
+
+
+def _sending(point: ModePoint, gate: Gate, skip: _Floats, bits: _Floats | float) -> ModePoint:
+    """`point` with what each recorded position keeps and would send."""
+    lengths = np.broadcast_to(np.asarray(bits, dtype=np.float64), skip.shape)
+    asks = gate.asks(skip, lengths)
+    return replace(point, skip=skip, bits=lengths, asks=asks, payload_bits=asks.mean_bits)
 
 
 def _threshold(
@@ -218,8 +221,9 @@ def _threshold(
 
 def _query(problem: Problem, gate: Gate) -> ModePoint:
     """Nothing but ids crosses the link; skipping reads the draft, so the bias is more than the skip risk."""
-    point = replace(_gated(problem, gate, Mode.QUERY), payload_bits=0.0, entries=0.0)
-    bias = gate.at(point.threshold).query
+    point = _gated(problem, gate, Mode.QUERY)
+    skipping = gate.at(point.threshold)
+    point, bias = _sending(replace(point, entries=0.0), gate, skipping.skip, 0.0), skipping.query
     if bias is None:
         return replace(point, bias_skip=None, bias_kind="none", law=_BEYOND_RECORDS)
     return replace(point, bias_skip=float(np.mean(bias)))
@@ -233,9 +237,10 @@ def _coarse(problem: Problem, gate: Gate) -> ModePoint:
     skipping = gate.at(point.threshold)
     if skipping.kept is None:
         return replace(point, law=f"{point.law}; payload {_BEYOND_RECORDS}")
-    entries = skipping.mean_over_asking(skipping.kept)
-    bits = coarse_bits(entries, problem.calibration.vocab_size, problem.bits)
-    return replace(point, payload_bits=bits, entries=entries)
+    point = replace(point, entries=skipping.mean_over_asking(skipping.kept))
+    return _sending(
+        point, gate, skipping.skip, coarse_bits(skipping.kept, problem.calibration.vocab_size, problem.bits)
+    )
 
 
 def _exact(problem: Problem, gate: Gate) -> ModePoint:
@@ -245,7 +250,8 @@ def _exact(problem: Problem, gate: Gate) -> ModePoint:
     point, vocab_size = _gated(problem, gate, Mode.EXACT), problem.calibration.vocab_size
     k, quantiser = most_skippable(point.threshold, vocab_size), problem.mass_quantiser
     bits = float(law_bits(k, vocab_size, problem.bits, problem.truncated_format, quantiser))
-    return replace(point, k=k, entries=float(k), payload_bits=bits, b_prob=problem.bits, quantiser=quantiser)
+    point = replace(point, k=k, entries=float(k), b_prob=problem.bits, quantiser=quantiser)
+    return _sending(point, gate, gate.at(point.threshold).skip, bits)
 
 
 def most_skippable(threshold: float | None, vocab_size: int) -> int:
@@ -265,10 +271,9 @@ def _truncated(problem: Problem, gate: Gate, mode: Mode) -> ModePoint:
     point = _gated(problem, gate, mode, spent=truncation.spent)
     skipping = gate.at(point.threshold)
     point = replace(
-        point,
+        _sending(point, gate, skipping.skip, truncation.bits),
         k=truncation.k,
         entries=skipping.mean_over_asking(truncation.sizes),
-        payload_bits=skipping.mean_over_asking(truncation.bits),
         truncation=truncation,
         bias_truncation=truncation.bias,
         bias_quantisation=truncation.bias_quantisation,

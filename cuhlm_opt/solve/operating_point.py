@@ -3,10 +3,12 @@
 from enum import StrEnum
 from typing import TypeVar
 
-from cuhlm_opt.artefacts import CalibrationRef, Certificate, Link, ModeRow, OperatingPoint
-from cuhlm_opt.channel import AwgnChannel
+from cuhlm_opt.artefacts import CalibrationRef, Certificate, ChannelSettings, ModeRow, OperatingPoint
+from cuhlm_opt.channel import BLOCK_ERROR
 from cuhlm_opt.errors import InfeasibleError, InputError, unknown_name
-from cuhlm_opt.latency import Accounting, TokenTime
+from cuhlm_opt.fading import NAKAGAMI_M, RICIAN_K
+from cuhlm_opt.latency import Accounting
+from cuhlm_opt.links import link_of, with_rate
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
 from cuhlm_opt.quantisation import LEAST_BITS, MOST_BITS, Quantiser
@@ -33,10 +35,17 @@ _Choice = TypeVar("_Choice", bound=StrEnum)
 def solve(
     calibration: str = "qwen2.5-coder",
     *,
-    bandwidth_hz: float,
+    bandwidth_hz: float | None = None,
     snr_db: float = 10.0,
     rtt_s: float = 0.0,
     downlink_s: float = 0.0,
+    channel: str = "awgn",
+    coding: str | None = None,
+    rician_k: float = RICIAN_K,
+    nakagami_m: float = NAKAGAMI_M,
+    block_error: float = BLOCK_ERROR,
+    trace: str | None = None,
+    overhead_bits: float = 0.0,
     domain: str | None = None,
     max_bias: float = 0.02,
     policy: str = Policy.CERTIFIED,
@@ -59,10 +68,17 @@ def solve(
 
     Args:
         calibration: name of a shipped calibration, or the folder of one.
-        bandwidth_hz: W > 0.
-        snr_db: signal-to-noise ratio in [-100, 100] dB.
+        bandwidth_hz: W > 0; none for a trace.
+        snr_db: signal-to-noise ratio in [-100, 100] dB, of fading its mean.
         rtt_s: round trip >= 0.
         downlink_s: downlink of one token >= 0.
+        channel: awgn, rayleigh, rician, nakagami, short-packet or trace.
+        coding: of fading: fixed-rate (None), ergodic or instantaneous.
+        rician_k: K >= 0.
+        nakagami_m: m >= 1/2.
+        block_error: target of short packets, in (0, 1/2].
+        trace: CSV file of time in seconds and rate in bit/s.
+        overhead_bits: header of every message >= 0.
         domain: domain of the records; None takes the only one, or `general`, with a warning.
         max_bias: budget, the largest TV per token against the LLM's law, in [0, 1].
         policy: how the threshold is chosen, see `Policy`.
@@ -96,7 +112,11 @@ def solve(
         >>> round(point.u_threshold, 4), point.skip_rate, point.status
         (0.081, None, 'incomplete')
     """
-    channel = AwgnChannel(bandwidth_hz=bandwidth_hz, snr=_linear(snr_db), rtt_s=rtt_s, downlink_s=downlink_s)
+    settings = ChannelSettings(
+        kind=channel, coding=coding, bandwidth_hz=bandwidth_hz, snr_db=snr_db, rician_k=rician_k,
+        nakagami_m=nakagami_m, block_error=block_error, trace=trace, rtt_s=rtt_s, downlink_s=downlink_s,
+        overhead_bits=overhead_bits,
+    )  # fmt: skip
     budget, tolerance = check_fraction(max_bias, "--max-bias"), _check_theta(theta)
     chosen_mode, chosen_policy = _choose("--mode", mode, Mode), _choose("--policy", policy, Policy)
     rule = _choose("--distortion", distortion, Distortion)
@@ -112,9 +132,9 @@ def solve(
         calibration=evidence.calibration,
         fit=evidence.fit,
         signal=chosen_signal,
-        gate=None if evidence.records is None else Gate(evidence.records, chosen_signal),
+        gate=None if evidence.records is None else Gate(evidence.records, chosen_signal, length),
         times=effective_times(evidence.calibration.times, slm_s, gate_s, llm_s),
-        channel=channel,
+        link=link_of(settings),
         budget=budget,
         policy=chosen_policy,
         distortion=rule,
@@ -128,7 +148,7 @@ def solve(
     )
     times = {"SLM step": slm_s, "gate": gate_s, "LLM pass": llm_s}
     overridden = tuple(name for name, value in times.items() if value is not None)
-    point = _operating_point(problem, evidence, chosen_mode, snr_db, overridden)
+    point = _operating_point(problem, evidence, chosen_mode, settings, overridden)
     given = not problem.policy.is_published and tolerance is not None and point.distortion is Distortion.BOUND
     if given and (point.bias_truncation or 0.0) > problem.budget:
         raise InfeasibleError(infeasible_theta(point))
@@ -141,14 +161,14 @@ def solve(
 
 
 def _operating_point(
-    problem: Problem, evidence: Evidence, mode: Mode, snr_db: float, given_times: tuple[str, ...]
+    problem: Problem, evidence: Evidence, mode: Mode, settings: ChannelSettings, given_times: tuple[str, ...]
 ) -> OperatingPoint:
     """Solve every mode, and put the chosen one in the foreground."""
     points = _solve_modes(problem, mode)
     point = points[mode]
     truncation, time = point.truncation, point.time
     tokens_per_s = throughput(problem, point)
-    channel, calibration = problem.channel, problem.calibration
+    calibration = problem.calibration
     found = spans(problem, point)
     return OperatingPoint(
         status="degenerate" if problem.degenerate else "incomplete" if tokens_per_s is None else "optimal",
@@ -170,9 +190,11 @@ def _operating_point(
         draft_length=1,
         payload_bits=point.payload_bits,
         compression=_compression(point, calibration.vocab_size),
-        uplink_s=None if point.payload_bits is None else channel.uplink_s(point.payload_bits),
+        uplink_s=None if point.payload_bits is None else float(problem.link.mean_uplink_s(point.payload_bits)),
         latency_s=None if time is None else time.mean_s,
-        latency_p95_s=None if time is None else _quantile(time, 0.95),
+        latency_p50_s=None if time is None else time.quantile(0.5),
+        latency_p95_s=None if time is None else time.quantile(0.95),
+        latency_p99_s=None if time is None else time.quantile(0.99),
         throughput_tokens_per_s=tokens_per_s,
         throughput_ci=found.throughput,
         speedup_vs_hlm=_ratio(tokens_per_s, hlm_throughput(problem, Format.DENSE)),
@@ -195,13 +217,7 @@ def _operating_point(
         slope=problem.line.a,
         intercept=problem.line.b,
         answer_tokens=problem.answer_tokens,
-        channel=Link(
-            bandwidth_hz=channel.bandwidth_hz,
-            snr_db=snr_db,
-            rate_bps=channel.rate_bps,
-            rtt_s=channel.rtt_s,
-            downlink_s=channel.downlink_s,
-        ),
+        channel=with_rate(settings),
         times=problem.times,
         baselines=tuple(mode_row(problem, other) for other in points.values()),
         recommended=recommend(problem, list(points.values())),
@@ -256,11 +272,6 @@ def _certificate(certified: CertifiedThreshold | None) -> Certificate | None:
     )
 
 
-def _quantile(time: TokenTime, share: float) -> float:
-    """Quantile of the two-point law of a token's latency."""
-    return time.skipped_s if time.skip_rate >= share else time.asked_s
-
-
 def _compression(point: ModePoint, vocab_size: int) -> float | None:
     """Share of the vocabulary that an upload leaves out, 1 - k/|V| [P]; None where nothing is uploaded."""
     if point.entries is None or point.mode in (Mode.SLM, Mode.LLM):
@@ -270,12 +281,6 @@ def _compression(point: ModePoint, vocab_size: int) -> float | None:
 
 def _ratio(value: float | None, reference: float | None) -> float | None:
     return value / reference if value is not None and reference else None
-
-
-def _linear(snr_db: float) -> float:
-    if not abs(snr_db) <= 100:
-        raise InputError(f"--snr {snr_db!r} dB is not allowed; give decibels between -100 and 100")
-    return float(10 ** (snr_db / 10))
 
 
 def _choose(argument: str, value: str, names: type[_Choice]) -> _Choice:

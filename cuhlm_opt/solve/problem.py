@@ -1,16 +1,15 @@
 """What is to be solved: one domain's evidence, one link, one bias budget, one policy."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 
 from cuhlm_opt.artefacts import Calibration, DomainFit, SignalFit, Times
-from cuhlm_opt.channel import AwgnChannel
+from cuhlm_opt.channel import Link
 from cuhlm_opt.errors import InputError, unknown_name
 from cuhlm_opt.latency import Accounting, ComputeTimes
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
-from cuhlm_opt.quantisation import Quantiser, level_below
+from cuhlm_opt.quantisation import Quantiser
 from cuhlm_opt.solve.certificate import CertifiedThreshold, certify
 from cuhlm_opt.solve.coding import PUBLISHED_BITS, Coding, open_codings
 from cuhlm_opt.solve.joint import Objective
@@ -28,7 +27,7 @@ class Problem:
     gate: Gate | None
     """The skipping rule on the records; None for a calibration without records."""
     times: Times | None
-    channel: AwgnChannel
+    link: Link
     budget: float
     """Largest TV per token against the LLM's law, in [0, 1]."""
     policy: Policy
@@ -96,16 +95,9 @@ class Problem:
 
     def gate_of(self, mode: Mode) -> Gate | None:
         """The gate of a mode, over the law that its drafts are drawn from."""
-        return self._decoded_gate if mode in (Mode.EXACT, Mode.COARSE) else self.gate
-
-    @cached_property
-    def _decoded_gate(self) -> Gate | None:
-        """The gate over what is decoded of each likely token, for the modes that draw their drafts from that [N]."""
-        if self.gate is None:
-            return None
-        records = self.gate.records
-        decoded = level_below(records.top_x, self.mass_quantiser, self.bits)
-        return Gate(replace(records, top_x=decoded), self.gate.signal)
+        if self.gate is None or mode not in (Mode.EXACT, Mode.COARSE):
+            return self.gate
+        return self.gate.decoded(self.mass_quantiser, self.bits)
 
     @property
     def mass_quantiser(self) -> Quantiser:
@@ -138,7 +130,7 @@ class Problem:
     @property
     def objective(self) -> Objective:
         """What a shared budget is shared for."""
-        return Objective(times=self.compute_times, channel=self.channel, accounting=self.accounting)
+        return Objective(times=self.compute_times, link=self.link, accounting=self.accounting)
 
 
 def choose_signal(fit: DomainFit, signal: str | None) -> Signal:

@@ -20,16 +20,16 @@ _CONTEXTS = {
 
 def assumptions(problem: Problem, evidence: Evidence, point: ModePoint, given_times: tuple[str, ...]) -> list[str]:
     """Everything that entered the figures by default, by measurement or by choice."""
-    channel = problem.channel
+    link = problem.link
+    header = f", {link.overhead_bits:g} header bits a message" if link.overhead_bits else ""
     return [
-        f"uplink: AWGN at the Shannon rate W log2(1 + SNR) = {format_si(channel.rate_bps, 'bit/s')}, "
-        "for short messages too [P]",
-        f"round trip {format_si(channel.rtt_s, 's')}, downlink {format_si(channel.downlink_s, 's')} a token; "
+        f"uplink: {link.uplink.describe()}; {format_si(link.uplink.rate_bps, 'bit/s')}",
+        f"round trip {format_si(link.rtt_s, 's')}, downlink {format_si(link.downlink_s, 's')} a token{header}; "
         "token ids ride free in both directions, as published [P2]",
         *_formats(problem, point),
         _accounting(problem),
         "one draft a round, no pipelining; catching up on skipped tokens is one LLM pass, "
-        "and skips are taken as independent from token to token",
+        "its length counted in the recorded answers position by position",
         f"answers of {problem.answer_tokens} tokens, over which llm spreads its one round trip; "
         "reading the prompt is not counted",
         *_times(problem, given_times),

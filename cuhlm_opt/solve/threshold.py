@@ -6,7 +6,7 @@ every draft is kept and the risk is TV(x, y). Between the two, and for the sampl
 stands for all: 1[u_d <= t] beta_d, unbiased but noisier.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 from typing import Literal
@@ -15,10 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import SignalFit
+from cuhlm_opt.latency import Asks
+from cuhlm_opt.quantisation import Quantiser, level_below
 from cuhlm_opt.records import T_LIMIT, TOP, Records
 from cuhlm_opt.solve.losses import LossUnit, prompt_losses
+from cuhlm_opt.solve.runs import ask_runs
 
 _Floats = NDArray[np.float64]
+
+_RUN_LEVELS = 48
+"""Thresholds at which the runs are counted; between them they are interpolated in the skip rate."""
 
 
 class Policy(StrEnum):
@@ -95,6 +101,8 @@ class Gate:
 
     records: Records
     signal: Signal
+    answer_tokens: int = 128
+    """Length of the answers in which runs of skipped tokens are counted."""
 
     def at(self, threshold: float | None) -> Skipping:
         """What the gate does at `threshold`; None never skips."""
@@ -122,6 +130,18 @@ class Gate:
         """Whether `at(threshold)` averages over all drafts, not over the recorded one."""
         return threshold is None or (self.signal is Signal.U_BAR and (threshold < T_LIMIT or threshold >= 1))
 
+    def decoded(self, quantiser: Quantiser, b_prob: int) -> "Gate":
+        """The gate over what is decoded of each likely token, for the modes that draw their drafts from that [N]."""
+        found = self._decoded.get((quantiser, b_prob))
+        if found is None:
+            top_x = level_below(self.records.top_x, quantiser, b_prob)
+            found = self._decoded[quantiser, b_prob] = replace(self, records=replace(self.records, top_x=top_x))
+        return found
+
+    @cached_property
+    def _decoded(self) -> dict[tuple[Quantiser, int], "Gate"]:
+        return {}
+
     def losses(self, grid: _Floats, eps: float, max_tokens: int) -> _Floats:
         """L_i(t) of each prompt on a grid, per emitted token [N, THEORY 6.4]; shape (n_prompts, len(grid)).
 
@@ -141,6 +161,28 @@ class Gate:
     def curve(self) -> Curve:
         """Skip rate, risk and query bias at every level of the signal."""
         return _curve_u_bar(self.records) if self.signal is Signal.U_BAR else _curve_u_mc(self.records)
+
+    @cached_property
+    def run_curve(self) -> tuple[_Floats, _Floats]:
+        """Skip rates and laws of the runs at up to `_RUN_LEVELS` thresholds from none to all, shapes (m,), (m, L)."""
+        curve = self.curve
+        wanted = np.linspace(0.0, 1.0, _RUN_LEVELS)
+        spread = np.searchsorted(curve.skip_rate, wanted * curve.skip_rate[-1])
+        at = np.unique(spread if len(curve.levels) > _RUN_LEVELS else np.arange(len(curve.levels)))
+        thresholds = [None, *curve.levels[np.minimum(at, len(curve.levels) - 1)].tolist()]
+        laws = [self.asks(self.at(threshold).skip) for threshold in thresholds]
+        return np.array([1.0 - law.rate for law in laws]), np.array([law.weights[0] for law in laws])
+
+    def asks(self, skip: _Floats, bits: _Floats | None = None) -> Asks:
+        """The tokens that ask, where each position keeps its draft with probability `skip`.
+
+        Args:
+            skip: shape (n,).
+            bits: length of the message that each position would send, shape (n,); None sends nothing.
+        """
+        lengths, classes = np.unique(np.zeros_like(skip) if bits is None else bits, return_inverse=True)
+        weights = ask_runs(self.records.prompt, skip, classes, len(lengths), self.answer_tokens)
+        return Asks(bits=lengths, weights=weights)
 
     def largest_within(self, budget: float, spent: float = 0.0) -> float | None:
         """Largest level t of the signal with mean risk(t) + spent <= budget; None where even the first exceeds it."""
