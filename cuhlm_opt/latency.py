@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cuhlm_opt.channel import Link
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.modes import Mode
+from cuhlm_opt.service import ServiceTime
 
 Floats = NDArray[np.float64]
 
@@ -139,11 +140,28 @@ class TokenLaw:
         order = np.argsort(joined)
         return joined[order], masses[order]
 
+    def cdf(self, seconds: float) -> float:
+        """Probability that a token is done within `seconds`."""
+        reached = (1.0 - self.asks.rate) * float(seconds >= self.skipped_s)
+        left = seconds - self.asked_s - self.pass_s
+        weights = self.asks.weights
+        if self.link is None:
+            return reached + float(weights.sum(axis=0) @ (left >= 0))
+        # A time that is only just enough must not be lost to rounding.
+        shares = (law.cdf(left * (1 + 1e-12) + 1e-15) for law in self._services)
+        return reached + float(sum(row @ share for row, share in zip(weights, shares, strict=True)))
+
     def quantile(self, probability: float) -> float:
-        """Least time within which a token is done with `probability`."""
-        seconds, weights = self.atoms
-        at = int(np.searchsorted(np.cumsum(weights), probability * (1 - 1e-12)))
-        return float(seconds[min(at, len(seconds) - 1)])
+        """Least time within which a token is done with `probability`, by bisection."""
+        if self.asks.rate <= 1.0 - probability:
+            return self.skipped_s
+        low, high = 0.0, max(self.mean_s, 1e-9)
+        while self.cdf(high) < probability * (1 - 1e-12):
+            low, high = high, 2 * high
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.cdf(middle) >= probability * (1 - 1e-12) else (middle, high)
+        return high
 
     def throughput(self, accounting: Accounting) -> float:
         """Tokens per second under `accounting`; infinite where tokens take no time."""
@@ -157,7 +175,7 @@ class TokenLaw:
         base, weights = self.asked_s + self.pass_s[n], self.asks.weights[:, n]
         if self.link is None:
             return np.array([base]), np.array([weights.sum()])
-        services = [atoms for atoms, weight in zip(self._services, weights, strict=True) if weight > 0]
+        services = [atoms for atoms, weight in zip(self._atoms, weights, strict=True) if weight > 0]
         used = weights[weights > 0]
         if not services:
             return np.empty(0), np.empty(0)
@@ -166,9 +184,13 @@ class TokenLaw:
         return base + seconds, masses
 
     @cached_property
-    def _services(self) -> list[tuple[Floats, Floats]]:
-        """Atoms of the message of each class."""
-        return [] if self.link is None else [self.link.service(float(bits)).atoms() for bits in self.asks.bits]
+    def _services(self) -> list[ServiceTime]:
+        """Law of the message of each class."""
+        return [] if self.link is None else [self.link.service(float(bits)) for bits in self.asks.bits]
+
+    @cached_property
+    def _atoms(self) -> list[tuple[Floats, Floats]]:
+        return [law.atoms() for law in self._services]
 
 
 def token_law(mode: Mode, times: ComputeTimes, link: Link, asks: Asks, answer_tokens: int) -> TokenLaw:

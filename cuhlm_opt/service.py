@@ -6,6 +6,7 @@ below `TAIL`, and for continuous laws, which are cut into `CELLS` parts of equal
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -115,7 +116,7 @@ class Attempts:
         return attempts * self.attempt_s, weights
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PiecewiseUniform:
     """A mixture of uniform laws, as of the time to drain a message through a trace from a random moment.
 
@@ -134,24 +135,36 @@ class PiecewiseUniform:
         """Mean of the midpoints."""
         return float(self.weights @ (self.low + self.high)) / 2
 
+    @cached_property
+    def _knots(self) -> tuple[Floats, Floats]:
+        """Times and the distribution function there, linear in between; a step has two knots."""
+        ends = np.unique(np.concatenate([self.low, self.high]))
+        steps = self.high <= self.low
+        width = np.where(steps, 1.0, self.high - self.low)
+        spread = np.clip((ends[:, None] - self.low) / width, 0.0, 1.0) @ np.where(steps, 0.0, self.weights)
+        # A part without width counts at and after its end: the knot before it has the sum without it.
+        before = spread + (ends[:, None] > self.low) @ np.where(steps, self.weights, 0.0)
+        after = spread + (ends[:, None] >= self.low) @ np.where(steps, self.weights, 0.0)
+        return np.repeat(ends, 2), np.column_stack([before, after]).ravel()
+
     def cdf(self, seconds: Floats | float) -> Floats:
         """Share of each part that lies at or below `seconds`, summed."""
-        at = np.atleast_1d(np.asarray(seconds, dtype=np.float64))
-        width = np.where(self.high > self.low, self.high - self.low, 1.0)
-        within = np.clip((at[:, None] - self.low) / width, 0.0, 1.0)
-        whole = np.where(self.high > self.low, within, at[:, None] >= self.low)
-        return np.asarray((whole @ self.weights).reshape(np.shape(seconds)))
+        times, reached = self._knots
+        at = np.asarray(seconds, dtype=np.float64)
+        right = np.searchsorted(times, at, side="right")
+        left, right = np.clip(right - 1, 0, len(times) - 1), np.clip(right, 0, len(times) - 1)
+        width = np.where(times[right] > times[left], times[right] - times[left], 1.0)
+        share = np.clip((at - times[left]) / width, 0.0, 1.0)
+        return np.asarray(np.where(at < times[0], 0.0, reached[left] + share * (reached[right] - reached[left])))
 
     def quantile(self, probability: float) -> float:
-        """Inverse of the distribution function, which is linear between the ends of the parts."""
-        ends = np.unique(np.concatenate([self.low, self.high]))
-        reached = self.cdf(ends)
+        """Inverse of the distribution function."""
+        times, reached = self._knots
         at = int(np.searchsorted(reached, probability * (1 - 1e-12)))
-        if at == 0 or reached[at] == reached[at - 1]:
-            return float(ends[min(at, len(ends) - 1)])
-        before = float(self.cdf(np.nextafter(ends[at], 0.0)))  # a part without width is a step at its end
-        share = (probability - reached[at - 1]) / max(before - reached[at - 1], 1e-300)
-        return float(ends[at - 1] + min(max(share, 0.0), 1.0) * (ends[at] - ends[at - 1]))
+        if at == 0 or at >= len(times):
+            return float(times[min(at, len(times) - 1)])
+        rise = reached[at] - reached[at - 1]
+        return float(times[at - 1] + (probability - reached[at - 1]) / rise * (times[at] - times[at - 1]))
 
     def sample(self, rng: np.random.Generator, size: int) -> Floats:
         """A part by its weight, then a time within it."""
