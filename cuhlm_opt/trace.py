@@ -91,10 +91,10 @@ def read_trace(path: Path) -> Trace:
     times, rates = table.T
     if not np.all(np.isfinite(table)) or np.any(rates <= 0):
         at = int(np.flatnonzero(~np.isfinite(table).all(axis=1) | (rates <= 0))[0])
-        raise InputError(f"--trace {str(path)!r}: rate {rates[at]!r} at {times[at]!r} s; give finite rates > 0")
+        raise InputError(f"--trace {str(path)!r}: rate {rates[at]:g} at {times[at]:g} s; give finite rates > 0")
     steps = np.diff(times)
     if np.any(steps <= 0):
-        raise InputError(f"--trace {str(path)!r}: time does not increase after {times[:-1][steps <= 0][0]!r} s")
+        raise InputError(f"--trace {str(path)!r}: time does not increase after {times[:-1][steps <= 0][0]:g} s")
     if np.any(steps > GAP * np.median(steps)):
         at = int(np.argmax(steps))
         raise InputError(

@@ -1,17 +1,25 @@
-"""Time per token of each mode against a simulation of the rounds, the accounting switch, and the LLM-only crossover."""
+"""Latency of each mode against a simulation of the rounds, quantiles by hand, and the LLM-only crossover."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cuhlm_opt.channel import AwgnChannel
+from cuhlm_opt.channel import AwgnUplink, Link, RetransmissionUplink
 from cuhlm_opt.errors import InputError
-from cuhlm_opt.latency import Accounting, ComputeTimes, TokenTime, token_time
+from cuhlm_opt.fading import Rayleigh
+from cuhlm_opt.latency import Accounting, Asks, ComputeTimes, token_law
 from cuhlm_opt.modes import Mode
 
 TIMES = ComputeTimes(slm_s=0.03, gate_s=0.004, llm_pass_s={1: 0.07, 2: 0.09, 4: 0.15, 8: 0.25})
-CHANNEL = AwgnChannel(bandwidth_hz=1e6, snr=10.0, rtt_s=0.02, downlink_s=0.001)
+LINK = Link(uplink=AwgnUplink(bandwidth_hz=1e6, snr=10.0), rtt_s=0.02, downlink_s=0.001)
+LONGEST = 400
+
+
+def geometric(skip_rate: float, bits: float) -> Asks:
+    """Independent skips, and one message."""
+    n = np.arange(LONGEST)
+    return Asks(bits=np.array([bits]), weights=((1 - skip_rate) ** 2 * skip_rate**n)[None])
 
 
 def simulate(
@@ -22,43 +30,64 @@ def simulate(
     if mode is Mode.SLM:
         return TIMES.slm_s
     if mode is Mode.LLM:
-        return TIMES.llm_s(1) + CHANNEL.downlink_s + CHANNEL.rtt_s / answer
+        return TIMES.llm_s(1) + LINK.downlink_s + LINK.rtt_s / answer
     total, pending = 0.0, 0
     for skipped in rng.random(n) < skip_rate:
         total += TIMES.slm_s + (TIMES.gate_s if mode.skips else 0.0)
         if skipped:
             pending += 1
             continue
-        total += bits / CHANNEL.rate_bps + CHANNEL.rtt_s + TIMES.llm_s(pending + 1) + CHANNEL.downlink_s
+        total += bits / LINK.uplink.rate_bps + LINK.rtt_s + TIMES.llm_s(pending + 1) + LINK.downlink_s
         pending = 0
     return total / n
 
 
 @pytest.mark.parametrize("mode", list(Mode))
-def test_closed_form_equals_the_rounds(mode):
+def test_law_equals_the_rounds(mode):
     """Within 1 %: the standard error of 200 000 tokens is a third of that."""
     skip_rate = 0.6 if mode.skips else float(mode is Mode.SLM)
-    time = token_time(mode, TIMES, CHANNEL, payload_bits=50_000, skip_rate=skip_rate, answer_tokens=64)
+    asks = geometric(skip_rate, 50_000) if mode.skips else Asks.never() if mode is Mode.SLM else Asks.always(50_000)
+    law = token_law(mode, TIMES, LINK, asks, 64)
     simulated = simulate(mode, skip_rate, 50_000, 64, np.random.default_rng(0))
-    assert time.mean_s == pytest.approx(simulated, rel=0.01)
+    assert law.mean_s == pytest.approx(simulated, rel=0.01)
+    seconds, weights = law.atoms
+    assert weights.sum() == pytest.approx(1)
+    assert seconds @ weights == pytest.approx(law.mean_s)
 
 
-@pytest.mark.parametrize(
-    "passes", [dict(TIMES.llm_pass_s), {1: 0.04}, {2: 0.04, 4: 0.06}, {1: 0.04, 2: 0.03}, {3: 0.05, 16: 0.3}]
-)
-def test_pass_time_per_token_sums_the_geometric_law(passes):
-    times = ComputeTimes(slm_s=0.02, gate_s=0.0, llm_pass_s=passes)
-    n, skip_rates = np.arange(1, 5000), np.array([0.0, 0.3, 0.75, 0.9, 0.99])
-    weights = (1 - skip_rates[:, None]) * skip_rates[:, None] ** (n - 1.0)
-    expected = (1 - skip_rates) * (weights @ [times.llm_s(size) for size in n])
-    np.testing.assert_allclose(times.llm_per_token_s(skip_rates), expected, rtol=1e-9)
-    assert times.llm_per_token_s(0.3) == pytest.approx(expected[1], rel=1e-9)
+def test_everything_skipped_takes_the_device_alone():
+    law = token_law(Mode.U_HLM, TIMES, LINK, Asks.never(), 1)
+    assert law.mean_s == law.quantile(0.99) == TIMES.slm_s + TIMES.gate_s
 
 
-def test_no_pass_where_everything_is_skipped():
-    time = token_time(Mode.U_HLM, TIMES, CHANNEL, payload_bits=1.0, skip_rate=1.0, answer_tokens=1)
-    assert time.mean_s == TIMES.slm_s + TIMES.gate_s
-    assert np.isnan(time.asked_s)
+def test_quantiles_of_two_classes_through_retransmissions():
+    """Against the atoms sorted by hand; the distribution function is their sum."""
+    link = Link(uplink=RetransmissionUplink(bandwidth_hz=1e6, fading=Rayleigh(10.0)), rtt_s=0.01)
+    weights = np.array([[0.2, 0.05], [0.1, 0.05]])
+    law = token_law(Mode.COARSE, TIMES, link, Asks(bits=np.array([0.0, 9e4]), weights=weights), 1)
+    uplink = link.uplink
+    attempt_s, device = 9e4 / (1e6 * uplink.chosen_rate), 0.034
+    atoms = [(device, 0.6)]
+    for n, (empty, full) in enumerate(weights.T):
+        base = device + 0.01 + (0.07, 0.09)[n]
+        atoms.append((base, empty))
+        atoms += [
+            (base + tries * attempt_s, full * uplink.success * (1 - uplink.success) ** (tries - 1))
+            for tries in range(1, 60)
+        ]
+    seconds, masses = (np.array(column) for column in zip(*sorted(atoms), strict=True))
+    for q in (0.5, 0.61, 0.8, 0.86, 0.9, 0.95, 0.99):
+        assert law.quantile(q) == pytest.approx(seconds[np.searchsorted(np.cumsum(masses), q)], rel=1e-9)
+    assert law.mean_s == pytest.approx(seconds @ masses)
+    assert law.throughput(Accounting.MEAN_RATE) == pytest.approx(masses @ (1 / seconds), rel=1e-9)
+    assert law.cdf(0.6) == pytest.approx(masses[seconds <= 0.6].sum())
+
+
+def test_scaled_asks_keep_messages_and_runs():
+    asks = geometric(0.5, 10.0).scaled(0.75)
+    assert asks.rate == pytest.approx(0.25)
+    assert asks.mean_bits == 10.0
+    assert Asks.never().scaled(0.5).rate == 0.0
 
 
 def test_passes_are_interpolated_and_extrapolated():
@@ -72,40 +101,33 @@ def test_passes_are_interpolated_and_extrapolated():
 @given(st.floats(0.0, 1.0), st.floats(1e-3, 1.0), st.floats(0.0, 10.0))
 def test_mean_rate_is_at_least_one_over_mean_latency(skip_rate, skipped_s, extra_s):
     """Jensen: E[1/latency] >= 1/E[latency]."""
-    time = TokenTime(skip_rate=skip_rate, skipped_s=skipped_s, asked_s=skipped_s + extra_s)
-    assert time.throughput(Accounting.MEAN_RATE) >= time.throughput(Accounting.MEAN_LATENCY) * (1 - 1e-12)
+    times = ComputeTimes(slm_s=skipped_s, gate_s=0.0, llm_pass_s={1: extra_s})
+    law = token_law(Mode.U_HLM, times, LINK, Asks(bits=np.zeros(1), weights=np.array([[1 - skip_rate]])), 1)
+    assert law.throughput(Accounting.MEAN_RATE) >= law.throughput(Accounting.MEAN_LATENCY) * (1 - 1e-12)
 
 
 @given(st.floats(0.0, 0.99), st.floats(0.0, 0.1), st.floats(1e4, 1e8))
 def test_llm_wins_iff_the_stated_inequality_holds(skip_rate, rtt_s, bandwidth_hz):
     """(1-p)(r + tau_up) + tau_gate > p tau_llm - tau_slm + downlink + r/T, where passes cost the same for every n."""
     times = ComputeTimes(slm_s=0.03, gate_s=0.004, llm_pass_s={1: 0.07})
-    channel = AwgnChannel(bandwidth_hz=bandwidth_hz, snr=3.0, rtt_s=rtt_s)
+    link = Link(uplink=AwgnUplink(bandwidth_hz=bandwidth_hz, snr=3.0), rtt_s=rtt_s)
     bits, answer = 10_000.0, 50
-
-    def mean(mode: Mode) -> float:
-        return token_time(
-            mode, times, channel, payload_bits=bits, skip_rate=skip_rate, answer_tokens=answer
-        ).mean_s  # fmt: skip
-
-    left = (1 - skip_rate) * (rtt_s + channel.uplink_s(bits)) + times.gate_s
+    hybrid = token_law(Mode.CU_HLM_OFFLINE, times, link, geometric(skip_rate, bits).scaled(skip_rate), answer)
+    alone = token_law(Mode.LLM, times, link, Asks.always(0.0), answer)
+    left = (1 - skip_rate) * (rtt_s + float(link.mean_uplink_s(bits))) + times.gate_s
     right = skip_rate * 0.07 - times.slm_s + rtt_s / answer
     if abs(left - right) > 1e-9:
-        assert (mean(Mode.LLM) < mean(Mode.CU_HLM_OFFLINE)) == (left > right)
+        assert (alone.mean_s < hybrid.mean_s) == (left > right)
 
 
 def test_gain_over_hlm_stays_under_the_cap_of_the_headline():
     """152.6 at 97.4 % compression, 4 233 at k = 30, and 53 at k = 832 against a dense law, with 74.8 % skipped."""
-    skipped = 0.748
     free = ComputeTimes(slm_s=0.0, gate_s=0.0, llm_pass_s={1: 0.0})
-    channel = AwgnChannel(bandwidth_hz=1.0, snr=1.0)
+    link = Link(uplink=AwgnUplink(bandwidth_hz=1.0, snr=1.0))
 
     def gain(bits: float, full_bits: float) -> float:
-        hybrid, full = (
-            token_time(mode, free, channel, payload_bits=b, skip_rate=s, answer_tokens=1).mean_s
-            for mode, b, s in ((Mode.CU_HLM_OFFLINE, bits, skipped), (Mode.HLM, full_bits, 0.0))
-        )
-        return full / hybrid
+        hybrid = token_law(Mode.CU_HLM_OFFLINE, free, link, Asks.always(bits).scaled(0.748), 1)
+        return token_law(Mode.HLM, free, link, Asks.always(full_bits), 1).mean_s / hybrid.mean_s
 
     assert gain(0.026 * 32_000 * 23, 32_000 * 23) == pytest.approx(152.6, abs=0.05)
     assert round(gain(30 * 23, 32_000 * 23)) == 4233

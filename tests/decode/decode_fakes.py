@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cuhlm_opt.artefacts import CalibrationRef, Link, OperatingPoint, Recommendation
+from cuhlm_opt.artefacts import CalibrationRef, ChannelSettings, OperatingPoint, Recommendation
 from cuhlm_opt.latency import Accounting
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
@@ -99,7 +99,7 @@ def operating_point(mode: Mode | str, **changes: Any) -> OperatingPoint:
         speedup_vs_hlm_published=None, bias_skip=None, bias_truncation=None, bias_quantisation=None, bias_total=None,
         bias_budget=0.02, numeric_floor=None, certificate=None, binding=None, accounting=Accounting.MEAN_LATENCY,
         domain="general", temperature=1.0, top_p=1.0, slope=0.8, intercept=-0.05, answer_tokens=32,
-        channel=Link(bandwidth_hz=1e3, snr_db=0.0, rate_bps=1e3, rtt_s=0.5, downlink_s=0.25), times=None, baselines=(),
+        channel=ChannelSettings(bandwidth_hz=1e3, snr_db=0.0, rtt_s=0.5, downlink_s=0.25), times=None, baselines=(),
         recommended=Recommendation(mode=None, reason=""), assumptions=(),
         calibration=CalibrationRef(id="fake", pair="fake", domain="general"), warnings=(),
     )  # fmt: skip

@@ -13,11 +13,12 @@ import pytest
 import sympy as sp
 from derived import derivation, module
 from scipy.integrate import quad
-from scipy.special import betainc, exp1, lambertw
+from scipy.special import betainc
 
 from cuhlm_opt import bounds, correlation, latency, payload, truncation, uncertainty, verification
-from cuhlm_opt.channel import AwgnChannel
+from cuhlm_opt.channel import AwgnUplink, InstantaneousUplink, Link
 from cuhlm_opt.distributions import rejection_probability, residual_law, total_variation
+from cuhlm_opt.fading import Nakagami, Rayleigh, Rician, best_fixed_rate, ergodic_capacity
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.solve.certificate import conformal_threshold, hoeffding_bentkus_p_value, prompts_needed
 
@@ -89,11 +90,13 @@ def test_token_times_stay_below_the_cap_and_cross_where_derived():
     condition, cap = derivation("llm_only_crossover").result, derivation("speedup_caps").result
     for skip, bits, llm in product((0, Fraction(1, 4), Fraction(7, 8)), (10, 4000), (Fraction(1, 50), Fraction(1, 2))):
         times = latency.ComputeTimes(slm_s=0.015625, gate_s=0.0078125, llm_pass_s={1: float(llm)})
-        channel = AwgnChannel(bandwidth_hz=1e4, snr=1.0, rtt_s=0.03125)
-        spend = {"payload_bits": bits, "skip_rate": float(skip), "answer_tokens": 16}
-        hybrid = latency.token_time(Mode.U_HLM, times, channel, **spend).mean_s
-        alone = latency.token_time(Mode.LLM, times, channel, **{**spend, "skip_rate": 0.0}).mean_s
-        whole = latency.token_time(Mode.HLM, times, channel, **{**spend, "payload_bits": 4000, "skip_rate": 0.0}).mean_s
+        link = Link(uplink=AwgnUplink(bandwidth_hz=1e4, snr=1.0), rtt_s=0.03125)
+        asked = {
+            Mode.U_HLM: latency.Asks.always(bits).scaled(float(skip)),
+            Mode.LLM: latency.Asks.always(0.0),
+            Mode.HLM: latency.Asks.always(4000.0),
+        }
+        hybrid, alone, whole = (latency.token_law(mode, times, link, a, 16).mean_s for mode, a in asked.items())
         known = {
             "p": skip, "tau_slm": Fraction(1, 64), "tau_gate": Fraction(1, 128), "r": Fraction(1, 32), "T": 16,
             "tau_up": Fraction(bits, 10000), "tau_llm": llm, "tau_down": 0,
@@ -364,10 +367,21 @@ def test_goodput_rate_and_ergodic_capacity():
     rate, capacity = derivation("goodput_rate").result, derivation("ergodic_capacity").result
     for mean in (Fraction(1, 2), Fraction(10), Fraction(316)):
         g = float(mean)
-        assert at(rate, g=mean) == pytest.approx(lambertw(g).real / math.log(2), rel=1e-10)
+        assert best_fixed_rate(Rayleigh(g)) == pytest.approx(at(rate, g=mean), rel=1e-10)
         grid = np.linspace(0.01, 12, 200_001)
         assert at(rate, g=mean) == pytest.approx(grid[np.argmax(grid * np.exp(-(2**grid - 1) / g))], abs=1e-3)
-        assert at(capacity, g=mean) == pytest.approx(math.exp(1 / g) * exp1(1 / g) / math.log(2), rel=1e-10)
+        for same in (Rayleigh(g), Nakagami(g, 1.0)):  # in closed form, and by quadrature
+            assert ergodic_capacity(same) == pytest.approx(at(capacity, g=mean), rel=1e-9)
+
+
+def test_fading_whose_mean_latency_is_infinite():
+    """The three densities at 0 are positive; Nakagami with m > 1 stays under the stated bound."""
+    assert at(derivation("fading_divergence").result[0], g=2) > 0
+    assert Rayleigh(2.0).diverges
+    assert Rician(2.0, 3.0).diverges
+    assert [Nakagami(2.0, m).diverges for m in (0.5, 1.0, 1.01)] == [True, True, False]
+    mean = 1 / InstantaneousUplink(bandwidth_hz=1.0, fading=Nakagami(4.0, 2.0)).rate_bps
+    assert mean < math.log(2) * (1 + 2 / 4)
 
 
 def test_diverging_mean_grows_with_the_cut_off():
@@ -385,11 +399,11 @@ def test_cell_rate():
     rate, curvature = derivation("cell_convexity").result
     for width, power in ((Fraction(1), Fraction(3)), (Fraction(1, 4), Fraction(2)), (Fraction(5), Fraction(1, 3))):
         known = {"W": width, "c": power}
-        channel = AwgnChannel(bandwidth_hz=float(width), snr=float(power / width))
-        assert channel.rate_bps == pytest.approx(at(rate, **known), rel=TOLERANCE)
+        uplink = AwgnUplink(bandwidth_hz=float(width), snr=float(power / width))
+        assert uplink.rate_bps == pytest.approx(at(rate, **known), rel=TOLERANCE)
         step = 1e-3 * float(width)
         rates = [
-            AwgnChannel(bandwidth_hz=w, snr=float(power) / w).rate_bps
+            AwgnUplink(bandwidth_hz=w, snr=float(power) / w).rate_bps
             for w in (float(width) - step, float(width), float(width) + step)
         ]
         second = (rates[0] - 2 * rates[1] + rates[2]) / step**2

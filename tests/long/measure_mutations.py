@@ -59,9 +59,18 @@ FORMULAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("Verdict.law", "Proposal.verify", "CoarseProposal.verify", "Query.verify"),
         ("tests/test_verification.py", "tests/test_exact_laws.py"),
     ),
-    "cuhlm_opt/channel.py": (("AwgnChannel.rate_bps", "AwgnChannel.uplink_s"), ("tests/test_channel.py",)),
+    "cuhlm_opt/channel.py": (
+        ("AwgnUplink.rate_bps", "RetransmissionUplink.rate_bps", "ShortPacketUplink.bits_within"),
+        ("tests/test_channel.py",),
+    ),
+    "cuhlm_opt/fading.py": (
+        ("Rician.outage", "Nakagami.outage", "ergodic_capacity", "success_probability"),
+        ("tests/test_channel.py",),
+    ),
+    "cuhlm_opt/service.py": (("Attempts.cdf", "Attempts.quantile", "Attempts.atoms"), ("tests/test_channel.py",)),
+    "cuhlm_opt/trace.py": (("Trace.finish_s", "Trace.service"), ("tests/test_trace.py",)),
     "cuhlm_opt/latency.py": (
-        ("ComputeTimes.llm_s", "ComputeTimes.llm_per_token_s", "TokenTime.mean_s", "token_time", "speedup_cap"),
+        ("ComputeTimes.llm_s", "TokenLaw.mean_s", "TokenLaw.cdf", "token_law", "speedup_cap"),
         ("tests/test_latency.py", AGREES),
     ),
     "cuhlm_opt/correlation.py": (
@@ -73,6 +82,7 @@ FORMULAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("conformal_threshold", "hoeffding_bentkus_p_value", "betting_p_value", "prompts_needed"),
         ("tests/solve/test_certificate.py", AGREES),
     ),
+    "cuhlm_opt/solve/runs.py": (("repeated", "ask_runs"), ("tests/solve/test_runs.py",)),
     "cuhlm_opt/solve/losses.py": (("prompt_curves", "prompt_losses"), ("tests/solve/test_certificate.py",)),
     "cuhlm_opt/solve/joint.py": (
         ("Objective.__call__", "share", "_best"),

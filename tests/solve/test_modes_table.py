@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from synthetic_records import FLOOR, TIMES, SyntheticPosition, synthetic_positions, write_synthetic
 
-from cuhlm_opt.channel import AwgnChannel
+from cuhlm_opt.channel import AwgnUplink, Link
 from cuhlm_opt.codec import LawCodec, Message, coarse_codec, lumped_law
 from cuhlm_opt.distributions import total_variation
-from cuhlm_opt.latency import Accounting, TokenTime
+from cuhlm_opt.latency import Accounting, Asks, ComputeTimes, token_law
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
 from cuhlm_opt.solve.load import load_evidence
@@ -38,7 +38,7 @@ def problem(tmp_path_factory) -> Problem:
         signal=Signal.U_BAR,
         gate=Gate(evidence.records, Signal.U_BAR),
         times=TIMES,
-        channel=AwgnChannel(bandwidth_hz=1e6, snr=10.0),
+        link=Link(uplink=AwgnUplink(bandwidth_hz=1e6, snr=10.0)),
         budget=0.05,
         policy=Policy.BUDGET,
         distortion=Distortion.BOUND,
@@ -159,7 +159,7 @@ def test_plain_modes(problem):
     assert (hlm.bias_kind, hlm.bias) == ("bound", pytest.approx(rounding_of_all(hlm), abs=ROUNDING))
     assert throughput(problem, slm) == pytest.approx(1 / 0.020)
     assert throughput(problem, llm) == pytest.approx(1 / 0.040)
-    rate = problem.channel.rate_bps
+    rate = problem.link.uplink.rate_bps
     assert throughput(problem, hlm) == pytest.approx(1 / (0.020 + 8 * V / rate + 0.040))
     assert hlm_throughput(problem, Format.PUBLISHED) == pytest.approx(1 / (0.060 + (8 + 6) * V / rate))
 
@@ -197,8 +197,9 @@ def test_published_policy_leaves_truncation_what_the_budget_leaves(problem, mode
 
 def test_control_is_not_recommended_even_where_it_is_the_fastest(problem):
     points = [mode_point(problem, mode) for mode in Mode if mode is not Mode.RANDOM]
-    instant = TokenTime(skip_rate=1.0, skipped_s=1e-6, asked_s=float("nan"))
-    control = replace(mode_point(problem, Mode.RANDOM, 0.0), time=instant)
+    instant = ComputeTimes(slm_s=1e-6, gate_s=0.0, llm_pass_s={1: 1.0})
+    law = token_law(Mode.RANDOM, instant, problem.link, Asks.never(), 1)
+    control = replace(mode_point(problem, Mode.RANDOM, 0.0), time=law)
     assert control.bias < problem.budget
     assert recommend(problem, [*points, control]) == recommend(problem, points)
 

@@ -178,12 +178,13 @@ def test_speedups_are_against_hlm_in_both_formats(folder):
     )
 
 
-def test_latency_quantile_of_the_two_point_law(folder):
+def test_latency_is_a_law(folder):
     point = at(folder, max_bias=0.02)
     assert point.skip_rate < 0.95
-    asked = (point.latency_s - point.skip_rate * (TIMES.slm_s + TIMES.gate_s)) / (1 - point.skip_rate)
-    assert point.latency_p95_s == pytest.approx(asked)
-    assert at(folder, max_bias=1.0).latency_p95_s == pytest.approx(TIMES.slm_s + TIMES.gate_s)
+    assert TIMES.slm_s + TIMES.gate_s <= point.latency_p50_s < point.latency_s < point.latency_p95_s
+    assert point.latency_p95_s <= point.latency_p99_s
+    everything = at(folder, max_bias=1.0)
+    assert everything.latency_p95_s == everything.latency_s == pytest.approx(TIMES.slm_s + TIMES.gate_s)
 
 
 def test_recommended_is_the_fastest_within_the_budget(folder):
@@ -343,7 +344,7 @@ def test_every_default_is_an_assumption(folder):
         "records' grid",
         "temperature 1",
         "LLM alone",
-        "independent",
+        "position by position",
         "1 / E[latency",
         "SLM step 20 ms",
     ):
@@ -356,11 +357,11 @@ def test_every_default_is_an_assumption(folder):
         ({"max_bias": 1.5}, "--max-bias 1.5"),
         ({"max_bias": -0.1}, "--max-bias -0.1"),
         ({"max_bias": float("nan")}, "--max-bias nan"),
-        ({"bandwidth_hz": 0.0}, "bandwidth_hz 0.0"),
-        ({"bandwidth_hz": float("nan")}, "bandwidth_hz nan"),
+        ({"bandwidth_hz": 0.0}, "--bandwidth 0.0"),
+        ({"bandwidth_hz": float("nan")}, "--bandwidth nan"),
         ({"snr_db": float("nan")}, "--snr nan"),
         ({"snr_db": 1e6}, "--snr 1000000.0"),
-        ({"rtt_s": -1.0}, "rtt_s -1.0"),
+        ({"rtt_s": -1.0}, "--rtt -1.0"),
         ({"theta": -0.1}, "--theta -0.1"),
         ({"theta": float("nan")}, "--theta nan"),
         ({"b_prob": 0}, "--b-prob 0"),

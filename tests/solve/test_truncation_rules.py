@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from synthetic_records import TIMES, synthetic_positions
 
-from cuhlm_opt.channel import AwgnChannel
-from cuhlm_opt.latency import Accounting, ComputeTimes, token_time
+from cuhlm_opt.channel import AwgnUplink, Link
+from cuhlm_opt.latency import Accounting, ComputeTimes, token_law
 from cuhlm_opt.modes import Mode
-from cuhlm_opt.payload import Format, published_bits
+from cuhlm_opt.payload import Format
 from cuhlm_opt.records import GRID_STEP, Records
 from cuhlm_opt.solve.coding import Coding, open_codings
 from cuhlm_opt.solve.joint import Objective, share
@@ -30,7 +30,7 @@ from cuhlm_opt.solve.truncation import (
 V = 300
 POSITIONS, TABLE, METADATA = synthetic_positions(seed=2, vocab_size=V)
 CODE = [position for position in POSITIONS if position.domain == "code"]
-CHANNEL = AwgnChannel(bandwidth_hz=2e5, snr=10.0)
+LINK = Link(uplink=AwgnUplink(bandwidth_hz=2e5, snr=10.0))
 COMPUTE = ComputeTimes(slm_s=TIMES.slm_s, gate_s=TIMES.gate_s, llm_pass_s=TIMES.llm_pass_s)
 
 
@@ -128,34 +128,32 @@ def test_tolerances_within_a_limit(records):
 
 
 @pytest.mark.parametrize("accounting", list(Accounting))
-@pytest.mark.parametrize("skip_rate", [0.0, 0.4, 0.9])
-def test_objective_is_the_throughput_of_the_latency_model(accounting, skip_rate):
-    channel = AwgnChannel(bandwidth_hz=2e5, snr=10.0, rtt_s=0.02, downlink_s=0.003)
-    objective = Objective(times=COMPUTE, channel=channel, accounting=accounting)
-    time = token_time(
-        Mode.CU_HLM_OFFLINE, COMPUTE, channel, payload_bits=published_bits(40, V), skip_rate=skip_rate, answer_tokens=1
-    )
-    worth = objective(np.array([skip_rate]), np.array([published_bits(40, V)]))[0]
-    assert worth == pytest.approx(time.throughput(accounting), rel=1e-6)
+@pytest.mark.parametrize("budget", [0.0, 0.05, 0.2])
+def test_objective_is_the_throughput_of_the_latency_model(gate, accounting, budget):
+    link = Link(uplink=AwgnUplink(bandwidth_hz=2e5, snr=10.0), rtt_s=0.02, downlink_s=0.003)
+    objective = Objective(times=COMPUTE, link=link, accounting=accounting)
+    asks = gate.asks(gate.at(gate.largest_within(budget)).skip, np.full(gate.records.n_tokens, 400.0))
+    law = token_law(Mode.CU_HLM_OFFLINE, COMPUTE, link, asks, 1)
+    worth = objective(np.array([1 - asks.rate]), asks.weights, link.mean_uplink_s(np.array([400.0])))[0]
+    assert worth == pytest.approx(law.throughput(accounting), rel=1e-9)
 
 
-def worth_of(skipping, bits) -> float:
-    time = token_time(
-        Mode.CU_HLM_OFFLINE,
-        COMPUTE,
-        CHANNEL,
-        payload_bits=skipping.mean_over_asking(bits),
-        skip_rate=skipping.skip_rate,
-        answer_tokens=1,
-    )
-    return time.throughput(Accounting.MEAN_LATENCY)
+def device_and_llm_s(gate, skipping) -> float:
+    """Time of a token without its message."""
+    asks = gate.asks(skipping.skip)
+    return token_law(Mode.CU_HLM_OFFLINE, COMPUTE, LINK, asks, 1).mean_s
+
+
+def worth_of(base_s, skipping, bits) -> float:
+    """Tokens per second: each position's message over the rate, if it asks."""
+    return 1 / (base_s + float(np.mean((1 - skipping.skip) * bits)) / LINK.uplink.rate_bps)
 
 
 @pytest.mark.parametrize("budget", [0.0, 0.01, 0.03, 0.1, 0.4])
 @pytest.mark.parametrize("offline", [True, False])
 def test_shared_budget_is_the_best_of_every_pair(records, gate, budget, offline):
     """No (t, k), or (t, theta), in any coding, whose three biases are within the budget, is faster [N, THEORY 4.5]."""
-    objective = Objective(times=COMPUTE, channel=CHANNEL, accounting=Accounting.MEAN_LATENCY)
+    objective = Objective(times=COMPUTE, link=LINK, accounting=Accounting.MEAN_LATENCY)
     codings = open_codings(records, Format.COMPACT, None, None)
     choices = offline_choices(records) if offline else online_choices(records, budget)
     chosen = share(gate, budget, objective, choices, codings)
@@ -170,13 +168,12 @@ def test_shared_budget_is_the_best_of_every_pair(records, gate, budget, offline)
     at = gate.at(gate.largest_within(budget, chosen.spent))
     assert np.mean(at.risk) + chosen.spent <= budget
     levels = [None, *gate.curve.levels[:: max(1, len(gate.curve.levels) // 20)].tolist()]
-    best = max(
-        worth_of(other, candidate.bits)
-        for other in map(gate.at, levels)
-        for candidate in written
-        if np.mean(other.risk) + candidate.spent <= budget
-    )
-    assert worth_of(at, chosen.bits) >= best * (1 - 1e-6)
+    best = 0.0
+    for other in map(gate.at, levels):
+        base_s, risk = device_and_llm_s(gate, other), np.mean(other.risk)
+        affordable = [worth_of(base_s, other, each.bits) for each in written if risk + each.spent <= budget]
+        best = max([best, *affordable])
+    assert worth_of(device_and_llm_s(gate, at), at, chosen.bits) >= best * (1 - 1e-6)
 
 
 def published(records: Records) -> Sequence[Coding]:
@@ -186,15 +183,15 @@ def published(records: Records) -> Sequence[Coding]:
 
 def test_narrow_link_sends_less_than_a_wide_one(gate):
     def entries(bandwidth_hz: float) -> float:
-        channel = AwgnChannel(bandwidth_hz=bandwidth_hz, snr=10.0)
-        objective = Objective(times=COMPUTE, channel=channel, accounting=Accounting.MEAN_LATENCY)
+        link = Link(uplink=AwgnUplink(bandwidth_hz=bandwidth_hz, snr=10.0))
+        objective = Objective(times=COMPUTE, link=link, accounting=Accounting.MEAN_LATENCY)
         return share(gate, 0.03, objective, offline_choices(gate.records), published(gate.records)).k
 
     assert entries(1e3) < entries(1e8)
 
 
 def test_without_times_the_link_alone_is_compared(gate):
-    objective = Objective(times=None, channel=CHANNEL, accounting=Accounting.MEAN_LATENCY)
+    objective = Objective(times=None, link=LINK, accounting=Accounting.MEAN_LATENCY)
     (coding,) = published(gate.records)
     chosen = share(gate, 0.05, objective, offline_choices(gate.records), [coding])
 
