@@ -204,6 +204,17 @@ class AnswerLatency(Artefact):
     p99_s: float
 
 
+class MarginalWorth(Artefact):
+    """Tokens per second that a little more of a resource brings to the mode of an operating point."""
+
+    per_bias: float | None
+    """Per unit of the bias budget."""
+    per_hz: float | None
+    """Per hertz of bandwidth."""
+    per_db: float | None
+    """Per decibel of signal-to-noise ratio."""
+
+
 class Certificate(Artefact):
     """What a threshold is guaranteed to do, and what that rests on [N, THEORY 6.4]."""
 
@@ -283,6 +294,7 @@ class OperatingPoint(Artefact):
     bias_ledger: tuple[LedgerEntry, ...] = ()
     certificate: Certificate | None
     binding: str | None
+    marginal_worth: MarginalWorth | None = None
     accounting: Accounting
     domain: str
     temperature: float

@@ -124,8 +124,23 @@ class TokenLaw:
         """Mean in seconds."""
         weights = self.asks.weights
         kept = (1.0 - self.asks.rate) * self.skipped_s if self.asks.rate < 1 else 0.0
-        sent = 0.0 if self.link is None else float(weights.sum(axis=1) @ self.link.mean_uplink_s(self.asks.bits))
-        return kept + self.asks.rate * self.asked_s + sent + float(weights.sum(axis=0) @ self.pass_s)
+        asked = self.asks.rate * (self.asked_s + self.uplink_s)
+        return kept + asked + float(weights.sum(axis=0) @ self.pass_s)
+
+    @property
+    def uplink_bps(self) -> float:
+        """Mean rate of uploaded bits, headers included."""
+        if self.link is None or self.mean_s == 0:
+            return 0.0
+        return self.asks.rate * (self.asks.mean_bits + self.link.overhead_bits) / self.mean_s
+
+    @property
+    def uplink_s(self) -> float:
+        """Mean time of a message; 0 where none is sent."""
+        if self.link is None or self.asks.rate == 0:
+            return 0.0
+        sent = self.asks.weights.sum(axis=1) @ self.link.mean_uplink_s(self.asks.bits)
+        return float(sent) / self.asks.rate
 
     @cached_property
     def atoms(self) -> tuple[Floats, Floats]:

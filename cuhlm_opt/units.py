@@ -60,6 +60,19 @@ def parse_time_s(text: str, name: str) -> float:
     return float(quantity)
 
 
+def parse_rate_bps(text: str, name: str) -> float:
+    """Bit rate, positive and finite, in bit/s.
+
+    >>> parse_rate_bps("50kbps", "--max-uplink")
+    50000.0
+    """
+    hint = "a positive rate in bps, such as 50kbps"
+    quantity = _quantity(text, name, hint)
+    if quantity.units not in ("bps", "b/s", "bit/s") or not math.isfinite(quantity) or quantity <= 0:
+        raise InputError(f"{name} {text!r} is not allowed; give {hint}")
+    return float(quantity)
+
+
 def parse_bits(text: str, name: str) -> float:
     """Bits, at least zero, from bits (`320b`) or bytes (`40B`).
 

@@ -8,7 +8,7 @@ import typer
 from cuhlm_opt.channel import BLOCK_ERROR
 from cuhlm_opt.cli import channel_options as options
 from cuhlm_opt.fading import NAKAGAMI_M, RICIAN_K
-from cuhlm_opt.units import format_si, parse_time_s
+from cuhlm_opt.units import format_si, parse_rate_bps, parse_time_s
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +38,15 @@ def solve(
     delta: Annotated[
         float | None, typer.Option(help="Certified: probability that the guarantee may fail; none: in expectation.")
     ] = None,
-    min_skip: Annotated[float | None, typer.Option(help="Least skip rate; exit 3 where it is not reached.")] = None,
+    objective: Annotated[
+        str, typer.Option(help="What each point is best at: throughput, latency-p95, bits, passes.")
+    ] = "throughput",
+    max_latency_p95: Annotated[
+        str | None, typer.Option(help="Largest 95th percentile of a token's latency; exit 3 where it is not reached.")
+    ] = None,
+    max_uplink: Annotated[str | None, typer.Option(help="Largest mean uplink rate, such as 50kbps; likewise.")] = None,
+    max_passes: Annotated[float | None, typer.Option(help="Most LLM passes per token; likewise.")] = None,
+    min_skip: Annotated[float | None, typer.Option(help="Least skip rate; likewise.")] = None,
     mode: Annotated[
         str,
         typer.Option(
@@ -90,6 +98,10 @@ def solve(
         max_bias=max_bias,
         policy=policy,
         delta=delta,
+        objective=objective,
+        max_latency_p95_s=None if max_latency_p95 is None else parse_time_s(max_latency_p95, "--max-latency-p95"),
+        max_uplink_bps=None if max_uplink is None else parse_rate_bps(max_uplink, "--max-uplink"),
+        max_passes=max_passes,
         min_skip=min_skip,
         mode=mode,
         signal=signal,
@@ -179,6 +191,7 @@ def _facts(point: "OperatingPoint") -> list[tuple[str, str]]:
             f"{_number(point.speedup_vs_hlm)} x HLM sending dense laws, "
             f"{_number(point.speedup_vs_hlm_published)} x in the published format",
         ),
+        *_worth(point),
     ]
 
 
@@ -228,6 +241,24 @@ def _print_modes(console: "Console", point: "OperatingPoint") -> None:
         marker = "* " if row.mode is point.mode else "  "
         table.add_row(marker + row.mode, *_cells(row))
     console.print(table)
+
+
+def _worth(point: "OperatingPoint") -> list[tuple[str, str]]:
+    """What a little more would bring."""
+    worth = point.marginal_worth
+    if worth is None:
+        return []
+    parts = [
+        f"{value * scale:+.3g} tokens/s {unit}"
+        for value, scale, unit in (
+            (worth.per_bias, 1e-3, "for 0.001 of bias"),
+            (worth.per_hz, 1e6, "for 1 MHz"),
+            (worth.per_db, 1.0, "for 1 dB"),
+        )
+        if value is not None
+    ]
+    binding = "" if point.binding is None else f"; binding: {point.binding}"
+    return [("worth", ", ".join(parts) + binding)]
 
 
 def _cells(row: "ModeRow") -> tuple[str, ...]:

@@ -5,7 +5,7 @@ b leave budget - b for skipping, so every size, or every tolerance, in every cod
 the best of all is found in one pass.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cuhlm_opt.channel import Link
 from cuhlm_opt.latency import Accounting, ComputeTimes
 from cuhlm_opt.solve.coding import Coding
+from cuhlm_opt.solve.limits import Objective
 from cuhlm_opt.solve.threshold import Gate
 from cuhlm_opt.solve.truncation import Sizes, Truncation
 
@@ -21,8 +22,8 @@ _Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Objective:
-    """What a threshold with a message is worth: tokens per second.
+class Worth:
+    """What a threshold with a message is worth.
 
     Without measured times only what the link adds is compared: compute time is the same for every pair but for
     catching up, and counts as zero.
@@ -31,15 +32,21 @@ class Objective:
     times: ComputeTimes | None
     link: Link
     accounting: Accounting
+    objective: Objective = Objective.THROUGHPUT
 
-    def __call__(self, skip_rate: _Floats, runs: _Floats, uplink_s: _Floats) -> _Floats:
-        """Worth; larger is better.
+    def __call__(self, skip_rate: _Floats, runs: _Floats, uplink_s: _Floats, bits: _Floats) -> _Floats:
+        """Worth; larger is better. The 95th percentile is ranked by throughput first, and judged exactly later.
 
         Args:
             skip_rate: shape (m,).
             runs: probability that a token asks after n - 1 skipped ones, shape (m, L).
             uplink_s: mean time of a message, shape (m,); accounting by rates takes it as the time of each.
+            bits: mean length of a message, shape (m,).
         """
+        if self.objective is Objective.BITS:
+            return np.asarray(-(1.0 - skip_rate) * (bits + self.link.overhead_bits))
+        if self.objective is Objective.PASSES:
+            return np.asarray(skip_rate - 1e-9 * uplink_s / np.max(uplink_s, initial=1e-300))
         link = uplink_s + self.link.rtt_s + self.link.downlink_s
         if self.times is None:
             return np.asarray(-(1.0 - skip_rate) * link)
@@ -51,40 +58,49 @@ class Objective:
 
 
 def share(
-    gate: Gate, budget: float, objective: Objective, choices: Sequence[Sizes], codings: Sequence[Coding]
-) -> Truncation:
-    """The best of `choices` with the best of `codings`, beside the threshold that the rest of the budget allows.
+    gate: Gate, budget: float, worth: Worth, choices: Sequence[Sizes], codings: Sequence[Coding]
+) -> Iterator[Truncation]:
+    """`choices` in `codings`, the best first, each beside the threshold that the rest of the budget allows.
 
-    The worth counts the messages of the tokens that ask: they are the uncertain ones, with flatter laws. Which ones ask
-    is taken from the threshold that the truncation alone would leave.
+    Those that another beats in what they spend of the budget and in what they send are left out. The worth counts the
+    messages of the tokens that ask: they are the uncertain ones, with flatter laws. Which ones ask is taken from the
+    threshold that the truncation alone would leave. Where nothing is within the budget, the least spent stands alone.
     """
     size_bias = np.array([coding.known_bias for coding in codings])
-    uplink_s = {
-        known: objective.link.mean_uplink_s(np.array([coding.bits(size_known=known) for coding in codings]))
+    lengths = {
+        known: np.array([coding.bits(size_known=known) for coding in codings])
         for known in {choice.at.ndim == 0 for choice in choices}
     }
-    spent, sent_s = np.empty((2, len(codings), len(choices)))
+    times = {known: worth.link.mean_uplink_s(bits) for known, bits in lengths.items()}
+    spent, sent_s, sent = np.empty((3, len(codings), len(choices)))
     for column, choice in enumerate(choices):
         bias, fixed = choice.bias or 0.0, choice.at.ndim == 0
         if fixed:
             spent[:, column] = bias + size_bias[:, choice.at]
-            sent_s[:, column] = uplink_s[True][:, choice.at]
+            sent_s[:, column], sent[:, column] = times[True][:, choice.at], lengths[True][:, choice.at]
             continue
         asking = 1.0 - gate.at(gate.largest_within(budget, bias)).skip
         everyone = np.bincount(choice.at, minlength=size_bias.shape[1])
-        askers = np.bincount(choice.at, weights=asking, minlength=size_bias.shape[1])
+        askers = np.bincount(choice.at, asking, size_bias.shape[1]) / max(float(asking.sum()), 1e-300)
         spent[:, column] = bias + size_bias @ everyone / len(asking)
-        sent_s[:, column] = uplink_s[False] @ askers / max(float(asking.sum()), 1e-300)
-    way, size = np.unravel_index(_best(gate, budget, objective, spent.ravel(), sent_s.ravel()), spent.shape)
-    return choices[int(size)].written(codings[int(way)])
+        sent_s[:, column], sent[:, column] = times[False] @ askers, lengths[False] @ askers
+    for index in _ranked(gate, budget, worth, spent.ravel(), sent_s.ravel(), sent.ravel()):
+        way, size = np.unravel_index(index, spent.shape)
+        yield choices[int(size)].written(codings[int(way)])
 
 
-def _best(gate: Gate, budget: float, objective: Objective, spent: _Floats, uplink_s: _Floats) -> int:
-    """Index of the most worth within the budget; of the least spent where nothing is within it."""
+def _ranked(
+    gate: Gate, budget: float, worth: Worth, spent: _Floats, uplink_s: _Floats, bits: _Floats
+) -> NDArray[np.intp]:
+    """Indices of the candidates within the budget that no other beats, the most worth first."""
     within = np.flatnonzero(spent <= budget)
     if len(within) == 0:
-        return int(np.argmin(spent))
-    skip_rate = gate.curve.skip_within(budget - spent[within])
+        return np.array([np.argmin(spent)])
+    order = within[np.lexsort((bits[within], uplink_s[within], spent[within]))]
+    least = np.minimum.accumulate(np.append(np.inf, bits[order])[:-1])
+    kept = order[bits[order] < least]
+    skip_rate = gate.curve.skip_within(budget - spent[kept])
     rates, runs = gate.run_curve
     interpolated = np.column_stack([np.interp(skip_rate, rates, runs[:, n]) for n in range(runs.shape[1])])
-    return int(within[np.argmax(objective(skip_rate, interpolated, uplink_s[within]))])
+    ranks = worth(skip_rate, interpolated, uplink_s[kept], bits[kept])
+    return np.asarray(kept[np.argsort(-ranks, kind="stable")])

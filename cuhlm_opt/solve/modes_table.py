@@ -5,7 +5,7 @@ proved bound, or unknown.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,6 +19,7 @@ from cuhlm_opt.quantisation import Quantiser
 from cuhlm_opt.records import Records
 from cuhlm_opt.solve.certificate import CertifiedThreshold
 from cuhlm_opt.solve.joint import share
+from cuhlm_opt.solve.limits import Objective
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.threshold import Gate, Policy, Signal
 from cuhlm_opt.solve.truncation import (
@@ -81,6 +82,8 @@ class ModePoint:
     """Length of the message that each position would send, shape (n,)."""
     asks: Asks | None = None
     """The tokens that ask, with their messages."""
+    limited_by: tuple[str, ...] = ()
+    """Limits for whose sake the most worth was passed over."""
     time: TokenLaw | None = None
 
     @property
@@ -266,8 +269,35 @@ def most_skippable(threshold: float | None, vocab_size: int) -> int:
 
 
 def _truncated(problem: Problem, gate: Gate, mode: Mode) -> ModePoint:
-    """The published system: k entries of x, the rest spread evenly, verification with what is decoded."""
-    truncation = _truncation(problem, gate, mode)
+    """The published system: k entries of x, the rest spread evenly, verification with what is decoded.
+
+    The best candidate that keeps the limits; where none does, the one that passes them least.
+    """
+    quantile = problem.objective is Objective.LATENCY_P95 and problem.times is not None
+    best: ModePoint | None = None
+    least = math.inf
+    first: tuple[str, ...] = ()
+    for truncation in _truncations(problem, gate, mode):
+        point = _truncated_at(problem, gate, mode, truncation)
+        if not quantile and not problem.limits.any:
+            return point
+        law = timed(problem, point).time
+        assert point.asks is not None
+        excess = problem.limits.excess(point.asks, law)
+        first = first if best is not None else tuple(excess)
+        passed = max(excess.values(), default=1.0)
+        late = law.quantile(0.95) if quantile and law is not None else 0.0
+        score = passed * 1e9 if passed > 1 else late
+        if score < least:
+            best, least = point, score
+        if not quantile and passed <= 1:
+            break
+    assert best is not None  # there is a candidate at every budget
+    return replace(best, limited_by=first)
+
+
+def _truncated_at(problem: Problem, gate: Gate, mode: Mode, truncation: Truncation) -> ModePoint:
+    """The point of one truncation, at the threshold that the rest of the budget allows."""
     point = _gated(problem, gate, mode, spent=truncation.spent)
     skipping = gate.at(point.threshold)
     point = replace(
@@ -286,18 +316,18 @@ def _truncated(problem: Problem, gate: Gate, mode: Mode) -> ModePoint:
     return point if point.bias is not None else replace(point, bias_kind="none", law=f"{point.law}; {_UNMEASURED}")
 
 
-def _truncation(problem: Problem, gate: Gate, mode: Mode) -> Truncation:
-    """Sizes and coding of `cu-hlm-*`."""
+def _truncations(problem: Problem, gate: Gate, mode: Mode) -> Iterable[Truncation]:
+    """Sizes and codings of `cu-hlm-*`, the best first; a published policy leaves one."""
     if not problem.policy.is_published:
         choices = _sizes(problem, gate.records, mode, problem.budget)
-        return share(gate, problem.budget, problem.objective, choices, problem.codings)
+        return share(gate, problem.budget, problem.worth, choices, problem.codings)
     left = problem.budget
     if not problem.degenerate:
         risk = float(np.mean(gate.at(problem.computed_threshold).risk))
         left = left - risk if risk < left else left
     choices = _sizes(problem, gate.records, mode, left)
     affordable = [choice for choice in choices if (choice.bias or 0.0) <= left / 2]
-    return (affordable or choices)[-1].cheapest(problem.codings, left)
+    return [(affordable or choices)[-1].cheapest(problem.codings, left)]
 
 
 def _sizes(problem: Problem, records: Records, mode: Mode, limit: float) -> Sequence[Sizes]:

@@ -1,7 +1,7 @@
 """What is to be solved: one domain's evidence, one link, one bias budget, one policy."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cuhlm_opt.artefacts import Calibration, DomainFit, SignalFit, Times
 from cuhlm_opt.channel import Link
@@ -12,7 +12,8 @@ from cuhlm_opt.payload import Format
 from cuhlm_opt.quantisation import Quantiser
 from cuhlm_opt.solve.certificate import CertifiedThreshold, certify
 from cuhlm_opt.solve.coding import PUBLISHED_BITS, Coding, open_codings
-from cuhlm_opt.solve.joint import Objective
+from cuhlm_opt.solve.joint import Worth
+from cuhlm_opt.solve.limits import Limits, Objective
 from cuhlm_opt.solve.losses import threshold_grid
 from cuhlm_opt.solve.threshold import Gate, Policy, Signal, published_threshold
 
@@ -43,6 +44,10 @@ class Problem:
     answer_tokens: int
     delta: float | None = None
     """Probability that a certificate may fail; None certifies in expectation."""
+    objective: Objective = Objective.THROUGHPUT
+    """What each mode's point is best at."""
+    limits: Limits = field(default_factory=Limits)
+    """What it must keep beside the budget."""
 
     @property
     def line(self) -> SignalFit:
@@ -128,9 +133,9 @@ class Problem:
         return certify(gate.losses(grid, left, limit), grid, left, self.delta)
 
     @property
-    def objective(self) -> Objective:
-        """What a shared budget is shared for."""
-        return Objective(times=self.compute_times, link=self.link, accounting=self.accounting)
+    def worth(self) -> Worth:
+        """How candidates of a shared budget are ranked."""
+        return Worth(times=self.compute_times, link=self.link, accounting=self.accounting, objective=self.objective)
 
 
 def choose_signal(fit: DomainFit, signal: str | None) -> Signal:

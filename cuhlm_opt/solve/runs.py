@@ -10,6 +10,8 @@ from scipy.sparse import csr_array
 
 _Floats = NDArray[np.float64]
 
+_TOKENS = 512
+"""Beyond so many tokens the end of an answer no longer matters."""
 _PROMPTS = 4096
 """Runs are counted in this many answers at most, spread over the records."""
 
@@ -41,7 +43,7 @@ def ask_runs(
         skip: probability that the draft is kept, shape (N,).
         classes: class of the message that the position would send, shape (N,).
         n_classes: C.
-        tokens: answers are repeated to at least so many.
+        tokens: answers are repeated to at least so many, up to `_TOKENS`.
 
     Returns:
         The probability that a token asks with a message of class c after n - 1 skipped ones, shape (C, L), n = 1 .. L;
@@ -50,7 +52,7 @@ def ask_runs(
     >>> ask_runs(np.zeros(2, int), np.array([0.5, 0.5]), np.zeros(2, int), 1, tokens=2).tolist()
     [[0.375, 0.125]]
     """
-    starts, lengths, totals = repeated(prompt, tokens)
+    starts, lengths, totals = repeated(prompt, min(tokens, _TOKENS))
     every = -(-len(starts) // _PROMPTS)
     starts, lengths, totals = starts[::every], lengths[::every], totals[::every]
     longest = int(totals[0])

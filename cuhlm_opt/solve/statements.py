@@ -1,6 +1,6 @@
 """What a result rests on, and what a reader must be told: sentences for people, made from the figures used."""
 
-from cuhlm_opt.artefacts import LedgerEntry, OperatingPoint, Recommendation, Times
+from cuhlm_opt.artefacts import LedgerEntry, Recommendation, Times
 from cuhlm_opt.latency import Accounting
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.payload import Format, dense_bits
@@ -9,6 +9,7 @@ from cuhlm_opt.solve.load import Evidence
 from cuhlm_opt.solve.modes_table import ModePoint, throughput
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.threshold import Policy, Signal
+from cuhlm_opt.solve.truncation import Truncation
 from cuhlm_opt.units import format_si
 
 _CONTEXTS = {
@@ -145,6 +146,7 @@ def recommend(problem: Problem, points: list[ModePoint]) -> Recommendation:
         and point.bias_kind != "none"
         and point.bias is not None
         and point.bias <= problem.budget
+        and (point.asks is None or not problem.limits.excess(point.asks, point.time))
     ]
     if problem.times is None or not fit:
         return Recommendation(mode=None, reason="no compute times are known, so modes cannot be ranked")
@@ -174,6 +176,8 @@ def binding(problem: Problem, point: ModePoint) -> str | None:
     """What keeps the threshold from being larger: the bias budget, the reach of the records, or a published policy."""
     if problem.gate is None or not point.mode.skips or point.mode is Mode.RANDOM:
         return None
+    if point.limited_by:
+        return point.limited_by[0].removeprefix("--").replace("-", "_")
     if problem.policy.is_published:
         return "policy"
     if problem.policy is Policy.CERTIFIED:
@@ -185,11 +189,21 @@ def binding(problem: Problem, point: ModePoint) -> str | None:
     return "records" if beyond else "max_bias"
 
 
-def infeasible_theta(point: OperatingPoint) -> str:
+def infeasible_theta(problem: Problem, truncation: Truncation) -> str:
     """Why a given tolerance leaves nothing to solve, and what to relax."""
     return (
-        f"--theta {point.theta!r} lets truncation add {point.bias_truncation:.4f}, above --max-bias "
-        f"{point.bias_budget!r}; lower --theta to {point.bias_budget!r}, or raise --max-bias"
+        f"--theta {problem.theta!r} lets truncation add {truncation.bias:.4f}, above --max-bias "
+        f"{problem.budget!r}; lower --theta to {problem.budget!r}, or raise --max-bias"
+    )
+
+
+def infeasible_limits(problem: Problem, point: ModePoint, relaxed: list[str]) -> str:
+    """Which limits are not reached, and to what they would have to give."""
+    names = ", ".join(phrase.split(" ")[0] for phrase in relaxed)
+    given = "is not reached" if len(relaxed) == 1 else "are not reached together"
+    return (
+        f"{names} {given} by {point.mode}, which skips {point.skip_rate or 0.0:.4f} within --max-bias "
+        f"{problem.budget!r} by policy {problem.policy}; relax {', '.join(relaxed)}, or raise --max-bias"
     )
 
 
