@@ -6,7 +6,7 @@ the best of all is found in one pass.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from cuhlm_opt.channel import Link
 from cuhlm_opt.latency import Accounting, ComputeTimes
 from cuhlm_opt.solve.coding import Coding
-from cuhlm_opt.solve.limits import Objective
+from cuhlm_opt.solve.limits import Limits, Objective
 from cuhlm_opt.solve.threshold import Gate
 from cuhlm_opt.solve.truncation import Sizes, Truncation
 
@@ -33,6 +33,25 @@ class Worth:
     link: Link
     accounting: Accounting
     objective: Objective = Objective.THROUGHPUT
+    limits: Limits = field(default_factory=Limits)
+
+    def passed(self, skip_rate: _Floats, runs: _Floats, uplink_s: _Floats, bits: _Floats) -> _Floats:
+        """By what factor limits are passed, but for that on late quantiles; 1 where they are kept. As `__call__`."""
+        limits, most = self.limits, np.ones_like(skip_rate)
+        if limits.passes is not None:
+            most = np.maximum(most, (1 - skip_rate) / max(limits.passes, 1e-12))
+        if limits.skip_rate is not None:
+            most = np.maximum(most, limits.skip_rate / np.maximum(skip_rate, 1e-12))
+        if limits.uplink_bps is not None and self.times is not None:
+            mean_s = self._mean_s(self.times, skip_rate, runs, uplink_s)
+            sent = (1 - skip_rate) * (bits + self.link.overhead_bits)
+            most = np.maximum(most, sent / mean_s / limits.uplink_bps)
+        return most
+
+    def _mean_s(self, times: ComputeTimes, skip_rate: _Floats, runs: _Floats, uplink_s: _Floats) -> _Floats:
+        asked = times.slm_s + times.gate_s + uplink_s + self.link.rtt_s + self.link.downlink_s
+        passes = runs @ times.llm_s(np.arange(1.0, runs.shape[1] + 1))
+        return np.asarray(skip_rate * (times.slm_s + times.gate_s) + runs.sum(axis=1) * asked + passes)
 
     def __call__(self, skip_rate: _Floats, runs: _Floats, uplink_s: _Floats, bits: _Floats) -> _Floats:
         """Worth; larger is better. The 95th percentile is ranked by throughput first, and judged exactly later.
@@ -50,10 +69,10 @@ class Worth:
         link = uplink_s + self.link.rtt_s + self.link.downlink_s
         if self.times is None:
             return np.asarray(-(1.0 - skip_rate) * link)
+        if self.accounting is Accounting.MEAN_LATENCY:
+            return np.asarray(1.0 / self._mean_s(self.times, skip_rate, runs, uplink_s))
         device = self.times.slm_s + self.times.gate_s
         asked = device + link[:, None] + self.times.llm_s(np.arange(1.0, runs.shape[1] + 1))
-        if self.accounting is Accounting.MEAN_LATENCY:
-            return np.asarray(1.0 / (skip_rate * device + np.sum(runs * asked, axis=1)))
         return np.asarray(skip_rate / device + np.sum(runs / asked, axis=1))
 
 
@@ -92,7 +111,7 @@ def share(
 def _ranked(
     gate: Gate, budget: float, worth: Worth, spent: _Floats, uplink_s: _Floats, bits: _Floats
 ) -> NDArray[np.intp]:
-    """Indices of the candidates within the budget that no other beats, the most worth first."""
+    """Indices of the candidates within the budget that no other beats, the most worth first, after those in limits."""
     within = np.flatnonzero(spent <= budget)
     if len(within) == 0:
         return np.array([np.argmin(spent)])
@@ -103,4 +122,5 @@ def _ranked(
     rates, runs = gate.run_curve
     interpolated = np.column_stack([np.interp(skip_rate, rates, runs[:, n]) for n in range(runs.shape[1])])
     ranks = worth(skip_rate, interpolated, uplink_s[kept], bits[kept])
-    return np.asarray(kept[np.argsort(-ranks, kind="stable")])
+    passed = worth.passed(skip_rate, interpolated, uplink_s[kept], bits[kept])
+    return np.asarray(kept[np.lexsort((-ranks, passed))])

@@ -64,14 +64,14 @@ class Limits:
             ratios["--min-skip"] = self.skip_rate / max(1 - asks.rate, 1e-12)
         return {name: ratio for name, ratio in ratios.items() if ratio > 1 + 1e-9}
 
-    def relaxed(self, asks: Asks, law: TokenLaw | None) -> list[str]:
-        """What would have to give for these laws to be allowed, a phrase for each limit that is not kept."""
-        phrases = []
-        for name in self.excess(asks, law):
-            if name == "--max-latency-p95" and law is not None:
-                phrases.append(f"{name} to {format_si(law.quantile(0.95), 's')}")
-            elif name == "--max-uplink" and law is not None:
-                phrases.append(f"{name} to {format_si(law.uplink_bps, 'bps')}")
-            else:
-                phrases.append(f"{name} to {asks.rate if name == '--max-passes' else 1 - asks.rate:.4f}")
-        return phrases
+    def relaxed(self, asks: Asks, law: TokenLaw | None) -> list[tuple[str, str]]:
+        """Each limit that is not kept, as it was given and as it would have to be for these laws to be allowed."""
+        p95 = "" if law is None else format_si(law.quantile(0.95), "s")
+        uplink = "" if law is None else format_si(law.uplink_bps, "bps")
+        values = {
+            "--max-latency-p95": (format_si(self.latency_p95_s or 0.0, "s"), p95),
+            "--max-uplink": (format_si(self.uplink_bps or 0.0, "bps"), uplink),
+            "--max-passes": (f"{self.passes!r}", f"{asks.rate:.4f}"),
+            "--min-skip": (f"{self.skip_rate!r}", f"{1 - asks.rate:.4f}"),
+        }
+        return [(f"{name} {values[name][0]}", f"{name} to {values[name][1]}") for name in self.excess(asks, law)]

@@ -5,7 +5,7 @@ proved bound, or unknown.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -21,7 +21,7 @@ from cuhlm_opt.solve.certificate import CertifiedThreshold
 from cuhlm_opt.solve.joint import share
 from cuhlm_opt.solve.limits import Objective
 from cuhlm_opt.solve.problem import Problem
-from cuhlm_opt.solve.threshold import Gate, Policy, Signal
+from cuhlm_opt.solve.threshold import Gate, Policy, Signal, Skipping
 from cuhlm_opt.solve.truncation import (
     SURROGATE_THETA,
     Sizes,
@@ -48,6 +48,10 @@ _LAWS = {
     Mode.EXACT: "TV = E[s beta] of decoded x_hat, the law of the drafts; all skippable tokens are among the k kept",
     Mode.COARSE: "TV = E[s beta] of the decoded masses, by which drafts are drawn",
 }
+_CANDIDATES = 8
+"""Truncations that are tried where a limit is not kept."""
+_THRESHOLDS = 16
+"""Smaller thresholds that are tried where late quantiles matter, evenly in the skip rate."""
 _DRAFT_DEPENDENT = "k depends on the draft: the mean of TV(x, x_hat) is no bound"
 _NEEDS_RECORDS = "needs records"
 _NEEDS_U_BAR = "needs u_bar, a function of x and d"
@@ -153,8 +157,12 @@ def _untimed(problem: Problem, mode: Mode, random_rate: float | None) -> ModePoi
             return _coarse(problem, gate)
         case Mode.EXACT:
             return _exact(problem, gate)
-    point = _whole(problem, _gated(problem, gate, mode, spent=_rounding_of_all(problem) or 0.0))
-    return _sending(point, gate, gate.at(point.threshold).skip, point.payload_bits or 0.0)
+
+    def build(point: ModePoint, skipping: Skipping) -> ModePoint:
+        whole = _whole(problem, point)
+        return _sending(whole, gate, skipping.skip, whole.payload_bits or 0.0)
+
+    return _settled(problem, gate, mode, build, spent=_rounding_of_all(problem) or 0.0)
 
 
 def _plain(
@@ -176,6 +184,59 @@ def _gated(problem: Problem, gate: Gate, mode: Mode, spent: float = 0.0) -> Mode
         bias_skip=float(np.mean(skipping.risk)), bias_truncation=0.0, bias_quantisation=0.0, bias_kind="exact",
         law=_LAWS[mode],
     )  # fmt: skip
+
+
+def _settled(
+    problem: Problem,
+    gate: Gate,
+    mode: Mode,
+    build: Callable[[ModePoint, Skipping], ModePoint],
+    spent: float = 0.0,
+) -> ModePoint:
+    """A mode at its largest threshold, or at the best one below.
+
+    More skipping is better in throughput, bits and passes, but not in late quantiles of the latency: a token that asks
+    after a long run waits for a long pass. Where these are limited or sought, smaller thresholds are tried.
+    """
+    top = _gated(problem, gate, mode, spent)
+    point = build(top, gate.at(top.threshold))
+    late = problem.objective is Objective.LATENCY_P95 or "--max-latency-p95" in _excess(problem, point)
+    if not late or problem.times is None or problem.policy.is_published or top.threshold is None:
+        return point
+    skip_rates = np.linspace(0.0, top.skip_rate or 0.0, _THRESHOLDS, endpoint=False)
+    levels = gate.curve.levels[np.unique(np.searchsorted(gate.curve.skip_rate, skip_rates))]
+    found = [point]
+    for threshold in [None, *levels[levels < top.threshold].tolist()]:
+        skipping = gate.at(threshold)
+        lower = replace(
+            top,
+            threshold=threshold,
+            skip_rate=skipping.skip_rate,
+            bias_skip=float(np.mean(skipping.risk)),
+        )
+        found.append(build(lower, skipping))
+    best = min(found, key=lambda each: _preference(problem, each))
+    return replace(best, limited_by=_excess(problem, point))
+
+
+def _excess(problem: Problem, point: ModePoint) -> tuple[str, ...]:
+    """Limits that a point does not keep."""
+    return () if point.asks is None else tuple(problem.limits.excess(point.asks, timed(problem, point).time))
+
+
+def _preference(problem: Problem, point: ModePoint) -> tuple[float, float]:
+    """How a point stands among others of its mode, smaller is better: by how much it passes a limit, then its worth."""
+    law, asks = timed(problem, point).time, point.asks
+    if asks is None:
+        return 1.0, 0.0
+    passed = max(problem.limits.excess(asks, law).values(), default=1.0)
+    if problem.objective is Objective.BITS:
+        return passed, asks.rate * asks.mean_bits
+    if problem.objective is Objective.PASSES or law is None:
+        return passed, asks.rate
+    if problem.objective is Objective.LATENCY_P95:
+        return passed, law.quantile(0.95)
+    return passed, -law.throughput(problem.accounting)
 
 
 def _rounding_of_all(problem: Problem) -> float | None:
@@ -224,37 +285,45 @@ def _threshold(
 
 def _query(problem: Problem, gate: Gate) -> ModePoint:
     """Nothing but ids crosses the link; skipping reads the draft, so the bias is more than the skip risk."""
-    point = _gated(problem, gate, Mode.QUERY)
-    skipping = gate.at(point.threshold)
-    point, bias = _sending(replace(point, entries=0.0), gate, skipping.skip, 0.0), skipping.query
-    if bias is None:
-        return replace(point, bias_skip=None, bias_kind="none", law=_BEYOND_RECORDS)
-    return replace(point, bias_skip=float(np.mean(bias)))
+
+    def build(point: ModePoint, skipping: Skipping) -> ModePoint:
+        point, bias = _sending(replace(point, entries=0.0), gate, skipping.skip, 0.0), skipping.query
+        if bias is None:
+            return replace(point, bias_skip=None, bias_kind="none", law=_BEYOND_RECORDS)
+        return replace(point, bias_skip=float(np.mean(bias)))
+
+    return _settled(problem, gate, Mode.QUERY, build)
 
 
 def _coarse(problem: Problem, gate: Gate) -> ModePoint:
     """An upload holds the skippable entries, none where nothing was skippable [N, THEORY 5]."""
     if problem.signal is not Signal.U_BAR:
         return ModePoint(mode=Mode.COARSE, law=_NEEDS_U_BAR)
-    point = replace(_gated(problem, gate, Mode.COARSE), b_prob=problem.bits, quantiser=problem.mass_quantiser)
-    skipping = gate.at(point.threshold)
-    if skipping.kept is None:
-        return replace(point, law=f"{point.law}; payload {_BEYOND_RECORDS}")
-    point = replace(point, entries=skipping.mean_over_asking(skipping.kept))
-    return _sending(
-        point, gate, skipping.skip, coarse_bits(skipping.kept, problem.calibration.vocab_size, problem.bits)
-    )
+
+    def build(point: ModePoint, skipping: Skipping) -> ModePoint:
+        point = replace(point, b_prob=problem.bits, quantiser=problem.mass_quantiser)
+        if skipping.kept is None:
+            return replace(point, law=f"{point.law}; payload {_BEYOND_RECORDS}")
+        bits = coarse_bits(skipping.kept, problem.calibration.vocab_size, problem.bits)
+        entries = skipping.mean_over_asking(skipping.kept)
+        return replace(_sending(point, gate, skipping.skip, bits), entries=entries)
+
+    return _settled(problem, gate, Mode.COARSE, build)
 
 
 def _exact(problem: Problem, gate: Gate) -> ModePoint:
     """Drafts from decoded x_hat, with k at least the number of skippable tokens [N, THEORY 4.7, 4.2]."""
     if problem.signal is not Signal.U_BAR:
         return ModePoint(mode=Mode.EXACT, law=_NEEDS_U_BAR)
-    point, vocab_size = _gated(problem, gate, Mode.EXACT), problem.calibration.vocab_size
-    k, quantiser = most_skippable(point.threshold, vocab_size), problem.mass_quantiser
-    bits = float(law_bits(k, vocab_size, problem.bits, problem.truncated_format, quantiser))
-    point = replace(point, k=k, entries=float(k), b_prob=problem.bits, quantiser=quantiser)
-    return _sending(point, gate, gate.at(point.threshold).skip, bits)
+    vocab_size, quantiser = problem.calibration.vocab_size, problem.mass_quantiser
+
+    def build(point: ModePoint, skipping: Skipping) -> ModePoint:
+        k = most_skippable(point.threshold, vocab_size)
+        bits = float(law_bits(k, vocab_size, problem.bits, problem.truncated_format, quantiser))
+        point = replace(point, k=k, entries=float(k), b_prob=problem.bits, quantiser=quantiser)
+        return _sending(point, gate, skipping.skip, bits)
+
+    return _settled(problem, gate, Mode.EXACT, build)
 
 
 def most_skippable(threshold: float | None, vocab_size: int) -> int:
@@ -271,39 +340,30 @@ def most_skippable(threshold: float | None, vocab_size: int) -> int:
 def _truncated(problem: Problem, gate: Gate, mode: Mode) -> ModePoint:
     """The published system: k entries of x, the rest spread evenly, verification with what is decoded.
 
-    The best candidate that keeps the limits; where none does, the one that passes them least.
+    The best candidate, or where limits leave doubts the best of some more: of the next ones, and for late quantiles of
+    some along the trade of budget against bits.
     """
-    quantile = problem.objective is Objective.LATENCY_P95 and problem.times is not None
-    best: ModePoint | None = None
-    least = math.inf
-    first: tuple[str, ...] = ()
-    for truncation in _truncations(problem, gate, mode):
-        point = _truncated_at(problem, gate, mode, truncation)
-        if not quantile and not problem.limits.any:
-            return point
-        law = timed(problem, point).time
-        assert point.asks is not None
-        excess = problem.limits.excess(point.asks, law)
-        first = first if best is not None else tuple(excess)
-        passed = max(excess.values(), default=1.0)
-        late = law.quantile(0.95) if quantile and law is not None else 0.0
-        score = passed * 1e9 if passed > 1 else late
-        if score < least:
-            best, least = point, score
-        if not quantile and passed <= 1:
-            break
-    assert best is not None  # there is a candidate at every budget
-    return replace(best, limited_by=first)
+    candidates = _truncations(problem, gate, mode)
+    point = _truncated_at(problem, gate, mode, next(candidates))
+    if problem.objective is not Objective.LATENCY_P95 and _preference(problem, point)[0] <= 1:
+        return point
+    others = list(candidates)
+    late = problem.objective is Objective.LATENCY_P95 or problem.limits.latency_p95_s is not None
+    tried = others[:: max(1, len(others) // _CANDIDATES) if late else 1][: 2 * _CANDIDATES]
+    found = [point, *(_truncated_at(problem, gate, mode, truncation) for truncation in tried)]
+    return replace(min(found, key=lambda each: _preference(problem, each)), limited_by=_excess(problem, point))
 
 
 def _truncated_at(problem: Problem, gate: Gate, mode: Mode, truncation: Truncation) -> ModePoint:
     """The point of one truncation, at the threshold that the rest of the budget allows."""
-    point = _gated(problem, gate, mode, spent=truncation.spent)
-    skipping = gate.at(point.threshold)
+
+    def build(point: ModePoint, skipping: Skipping) -> ModePoint:
+        entries = skipping.mean_over_asking(truncation.sizes)
+        return replace(_sending(point, gate, skipping.skip, truncation.bits), entries=entries)
+
     point = replace(
-        _sending(point, gate, skipping.skip, truncation.bits),
+        _settled(problem, gate, mode, build, spent=truncation.spent),
         k=truncation.k,
-        entries=skipping.mean_over_asking(truncation.sizes),
         truncation=truncation,
         bias_truncation=truncation.bias,
         bias_quantisation=truncation.bias_quantisation,
@@ -316,7 +376,7 @@ def _truncated_at(problem: Problem, gate: Gate, mode: Mode, truncation: Truncati
     return point if point.bias is not None else replace(point, bias_kind="none", law=f"{point.law}; {_UNMEASURED}")
 
 
-def _truncations(problem: Problem, gate: Gate, mode: Mode) -> Iterable[Truncation]:
+def _truncations(problem: Problem, gate: Gate, mode: Mode) -> Iterator[Truncation]:
     """Sizes and codings of `cu-hlm-*`, the best first; a published policy leaves one."""
     if not problem.policy.is_published:
         choices = _sizes(problem, gate.records, mode, problem.budget)
@@ -327,7 +387,7 @@ def _truncations(problem: Problem, gate: Gate, mode: Mode) -> Iterable[Truncatio
         left = left - risk if risk < left else left
     choices = _sizes(problem, gate.records, mode, left)
     affordable = [choice for choice in choices if (choice.bias or 0.0) <= left / 2]
-    return [(affordable or choices)[-1].cheapest(problem.codings, left)]
+    return iter([(affordable or choices)[-1].cheapest(problem.codings, left)])
 
 
 def _sizes(problem: Problem, records: Records, mode: Mode, limit: float) -> Sequence[Sizes]:

@@ -54,10 +54,10 @@ def solve(calibration: str = "qwen2.5-coder", **options: Unpack[Options]) -> Ope
     problem, points = posed.problem, solve_modes(posed.problem, posed.mode)
     point = points[posed.mode]
     truncation = point.truncation
-    bounded = truncation is not None and truncation.distortion is Distortion.BOUND
-    if bounded and truncation is not None and problem.theta is not None and not problem.policy.is_published:
-        if (truncation.bias or 0.0) > problem.budget:
-            raise InfeasibleError(infeasible_theta(problem, truncation))
+    if problem.theta is not None and truncation is not None and truncation.distortion is Distortion.BOUND:
+        added = truncation.bias or 0.0
+        if added > problem.budget and not problem.policy.is_published:
+            raise InfeasibleError(infeasible_theta(problem, problem.theta, added))
     if point.asks is not None and (relaxed := problem.limits.relaxed(point.asks, point.time)):
         raise InfeasibleError(infeasible_limits(problem, point, relaxed))
     return operating_point(posed, points)

@@ -135,7 +135,13 @@ class Problem:
     @property
     def worth(self) -> Worth:
         """How candidates of a shared budget are ranked."""
-        return Worth(times=self.compute_times, link=self.link, accounting=self.accounting, objective=self.objective)
+        return Worth(
+            times=self.compute_times,
+            link=self.link,
+            accounting=self.accounting,
+            objective=self.objective,
+            limits=self.limits,
+        )
 
 
 def choose_signal(fit: DomainFit, signal: str | None) -> Signal:

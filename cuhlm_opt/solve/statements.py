@@ -9,7 +9,6 @@ from cuhlm_opt.solve.load import Evidence
 from cuhlm_opt.solve.modes_table import ModePoint, throughput
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.threshold import Policy, Signal
-from cuhlm_opt.solve.truncation import Truncation
 from cuhlm_opt.units import format_si
 
 _CONTEXTS = {
@@ -189,21 +188,22 @@ def binding(problem: Problem, point: ModePoint) -> str | None:
     return "records" if beyond else "max_bias"
 
 
-def infeasible_theta(problem: Problem, truncation: Truncation) -> str:
+def infeasible_theta(problem: Problem, theta: float, bias: float) -> str:
     """Why a given tolerance leaves nothing to solve, and what to relax."""
     return (
-        f"--theta {problem.theta!r} lets truncation add {truncation.bias:.4f}, above --max-bias "
+        f"--theta {theta!r} lets truncation add {bias:.4f}, above --max-bias "
         f"{problem.budget!r}; lower --theta to {problem.budget!r}, or raise --max-bias"
     )
 
 
-def infeasible_limits(problem: Problem, point: ModePoint, relaxed: list[str]) -> str:
+def infeasible_limits(problem: Problem, point: ModePoint, relaxed: list[tuple[str, str]]) -> str:
     """Which limits are not reached, and to what they would have to give."""
-    names = ", ".join(phrase.split(" ")[0] for phrase in relaxed)
+    names = ", ".join(limit for limit, _ in relaxed)
+    wanted = ", ".join(phrase for _, phrase in relaxed)
     given = "is not reached" if len(relaxed) == 1 else "are not reached together"
     return (
         f"{names} {given} by {point.mode}, which skips {point.skip_rate or 0.0:.4f} within --max-bias "
-        f"{problem.budget!r} by policy {problem.policy}; relax {', '.join(relaxed)}, or raise --max-bias"
+        f"{problem.budget!r} by policy {problem.policy}; relax {wanted}, or raise --max-bias"
     )
 
 

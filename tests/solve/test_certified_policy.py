@@ -96,7 +96,7 @@ def test_too_few_prompts_never_skip_and_say_how_many_are_needed(tmp_path):
 
 
 def test_min_skip_that_is_not_reached_is_infeasible(many):
-    with pytest.raises(InfeasibleError, match=r"--min-skip 0\.99 is not reached: coarse skips"):
+    with pytest.raises(InfeasibleError, match=r"--min-skip 0\.99 is not reached by coarse, which skips"):
         solve(many, max_bias=BUDGET, mode=Mode.COARSE, min_skip=0.99, **LINK)
     assert solve(many, max_bias=BUDGET, mode=Mode.COARSE, min_skip=0.01, **LINK).skip_rate >= 0.01
 

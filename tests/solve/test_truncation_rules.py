@@ -13,7 +13,7 @@ from cuhlm_opt.modes import Mode
 from cuhlm_opt.payload import Format
 from cuhlm_opt.records import GRID_STEP, Records
 from cuhlm_opt.solve.coding import Coding, open_codings
-from cuhlm_opt.solve.joint import Objective, share
+from cuhlm_opt.solve.joint import Worth, share
 from cuhlm_opt.solve.threshold import Gate, Signal
 from cuhlm_opt.solve.truncation import (
     Truncation,
@@ -131,11 +131,12 @@ def test_tolerances_within_a_limit(records):
 @pytest.mark.parametrize("budget", [0.0, 0.05, 0.2])
 def test_objective_is_the_throughput_of_the_latency_model(gate, accounting, budget):
     link = Link(uplink=AwgnUplink(bandwidth_hz=2e5, snr=10.0), rtt_s=0.02, downlink_s=0.003)
-    objective = Objective(times=COMPUTE, link=link, accounting=accounting)
+    worth = Worth(times=COMPUTE, link=link, accounting=accounting)
     asks = gate.asks(gate.at(gate.largest_within(budget)).skip, np.full(gate.records.n_tokens, 400.0))
     law = token_law(Mode.CU_HLM_OFFLINE, COMPUTE, link, asks, 1)
-    worth = objective(np.array([1 - asks.rate]), asks.weights, link.mean_uplink_s(np.array([400.0])))[0]
-    assert worth == pytest.approx(law.throughput(accounting), rel=1e-9)
+    bits = np.array([400.0])
+    ranked = worth(np.array([1 - asks.rate]), asks.weights, link.mean_uplink_s(bits), bits)[0]
+    assert ranked == pytest.approx(law.throughput(accounting), rel=1e-9)
 
 
 def device_and_llm_s(gate, skipping) -> float:
@@ -153,10 +154,10 @@ def worth_of(base_s, skipping, bits) -> float:
 @pytest.mark.parametrize("offline", [True, False])
 def test_shared_budget_is_the_best_of_every_pair(records, gate, budget, offline):
     """No (t, k), or (t, theta), in any coding, whose three biases are within the budget, is faster [N, THEORY 4.5]."""
-    objective = Objective(times=COMPUTE, link=LINK, accounting=Accounting.MEAN_LATENCY)
+    worth = Worth(times=COMPUTE, link=LINK, accounting=Accounting.MEAN_LATENCY)
     codings = open_codings(records, Format.COMPACT, None, None)
     choices = offline_choices(records) if offline else online_choices(records, budget)
-    chosen = share(gate, budget, objective, choices, codings)
+    chosen = next(share(gate, budget, worth, choices, codings))
     if offline:
         candidates = [offline_by_bound(records, value) for value in offline_profile(records)]
     else:
@@ -184,16 +185,16 @@ def published(records: Records) -> Sequence[Coding]:
 def test_narrow_link_sends_less_than_a_wide_one(gate):
     def entries(bandwidth_hz: float) -> float:
         link = Link(uplink=AwgnUplink(bandwidth_hz=bandwidth_hz, snr=10.0))
-        objective = Objective(times=COMPUTE, link=link, accounting=Accounting.MEAN_LATENCY)
-        return share(gate, 0.03, objective, offline_choices(gate.records), published(gate.records)).k
+        worth = Worth(times=COMPUTE, link=link, accounting=Accounting.MEAN_LATENCY)
+        return next(share(gate, 0.03, worth, offline_choices(gate.records), published(gate.records))).k
 
     assert entries(1e3) < entries(1e8)
 
 
 def test_without_times_the_link_alone_is_compared(gate):
-    objective = Objective(times=None, link=LINK, accounting=Accounting.MEAN_LATENCY)
+    worth = Worth(times=None, link=LINK, accounting=Accounting.MEAN_LATENCY)
     (coding,) = published(gate.records)
-    chosen = share(gate, 0.05, objective, offline_choices(gate.records), [coding])
+    chosen = next(share(gate, 0.05, worth, offline_choices(gate.records), [coding]))
 
     def sent(truncation: Truncation) -> float:
         asking = 1 - gate.at(gate.largest_within(0.05, truncation.spent)).skip_rate
