@@ -11,7 +11,9 @@ from cuhlm_opt.cli import pairs
 from cuhlm_opt.cli.calibrate import calibrate, fit
 from cuhlm_opt.cli.decode import decode
 from cuhlm_opt.cli.derive import derive
+from cuhlm_opt.cli.simulate import simulate
 from cuhlm_opt.cli.solve import solve
+from cuhlm_opt.cli.sweep import sweep
 from cuhlm_opt.errors import CuhlmError
 
 app = typer.Typer(
@@ -22,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (calibrate, fit, solve, decode, derive):
+for command in (calibrate, fit, solve, sweep, simulate, decode, derive):
     app.command()(command)
 app.add_typer(pairs.app, name="pairs")
 

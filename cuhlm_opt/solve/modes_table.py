@@ -105,7 +105,7 @@ def mode_point(problem: Problem, mode: Mode, random_rate: float | None = None) -
         mode: decoding mode.
         random_rate: skip rate of `random`, p.
     """
-    return timed(problem, _untimed(problem, mode, random_rate))
+    return timed(problem, untimed(problem, mode, random_rate))
 
 
 def timed(problem: Problem, point: ModePoint) -> ModePoint:
@@ -127,8 +127,8 @@ def throughput(problem: Problem, point: ModePoint) -> float | None:
     return None if point.time is None else point.time.throughput(problem.accounting)
 
 
-def _untimed(problem: Problem, mode: Mode, random_rate: float | None) -> ModePoint:
-    """A point without its time."""
+def untimed(problem: Problem, mode: Mode, random_rate: float | None = None) -> ModePoint:
+    """A point without its time, as `mode_point`."""
     mean_tv = problem.fit.mean_tv.value
     law = _LAWS[mode]
     if mode is Mode.SLM:

@@ -1,0 +1,89 @@
+"""`cuhlm-opt sweep`."""
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from cuhlm_opt.cli import channel_options as options
+from cuhlm_opt.cli.progress import PointProgress
+from cuhlm_opt.errors import InputError
+from cuhlm_opt.units import check_fraction, parse_bandwidth_hz, parse_bits, parse_snr, parse_time_s
+
+_MANY = 100_000
+
+
+def sweep(
+    out: Annotated[Path, typer.Option(help="Table to write, .csv or .parquet.")],
+    bandwidth: Annotated[str, typer.Option(help="Value, list a,b,c, or range a:b:step, a:b:lin:n, a:b:log:n.")],
+    snr: Annotated[str, typer.Option(help="Likewise; begin with --snr= where it is negative.")] = "10dB",
+    rtt: Annotated[str, typer.Option(help="Likewise.")] = "0ms",
+    max_bias: Annotated[str, typer.Option(help="Likewise.")] = "0.02",
+    downlink: options.Downlink = "0ms",
+    channel: options.Channel = "awgn",
+    coding: options.Coding = None,
+    overhead: options.Overhead = "0b",
+    domain: Annotated[str | None, typer.Option(help="Domain of the records.")] = None,
+    policy: Annotated[str, typer.Option(help="As in solve.")] = "certified",
+    law_format: Annotated[str, typer.Option("--format", help="As in solve.")] = "compact",
+    accounting: Annotated[str, typer.Option(help="As in solve.")] = "mean-latency",
+    calibration: Annotated[str, typer.Option(help="Shipped calibration, or folder of one.")] = "qwen2.5-coder",
+    answer_tokens: Annotated[int, typer.Option(help="Length of an answer.")] = 128,
+    workers: Annotated[int | None, typer.Option(help="Processes; none: one a core.")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with what an interrupted sweep left.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help=f"Solve more than {_MANY:,} points.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON on stdout.")] = False,
+) -> None:
+    """Solve many links and budgets, every mode at its own point, into one table."""
+    from cuhlm_opt.sweep import Sweep, parse_axis
+    from cuhlm_opt.sweep import sweep as run
+
+    axes = {
+        "bandwidth_hz": parse_axis(bandwidth, "--bandwidth", lambda text: parse_bandwidth_hz(text)),
+        "snr_db": parse_axis(snr, "--snr", lambda text: round(10 * math.log10(parse_snr(text)), 9)),
+        "rtt_s": parse_axis(rtt, "--rtt", lambda text: parse_time_s(text, "--rtt")),
+        "max_bias": parse_axis(max_bias, "--max-bias", _bias),
+    }
+    if workers is not None and workers < 1:
+        raise InputError(f"--workers {workers!r} is not allowed; give a whole number from 1")
+    total = math.prod(len(values) for values in axes.values())
+    if total > _MANY and not yes:
+        raise InputError(f"{total:,} points would be solved; add --yes to mean it, or sweep {_MANY:,} at most")
+    fixed: dict[str, Any] = {
+        "downlink_s": parse_time_s(downlink, "--downlink"),
+        "overhead_bits": parse_bits(overhead, "--overhead"),
+        "bandwidth_hz": axes["bandwidth_hz"][0],
+        "channel": channel,
+        "coding": coding,
+        "domain": domain,
+        "policy": policy,
+        "law_format": law_format,
+        "accounting": accounting,
+        "answer_tokens": answer_tokens,
+    }
+    plan = Sweep(axes=axes, calibration=calibration, options=fixed)  # type: ignore[typeddict-item]
+    try:
+        with PointProgress(total) as progress:
+            table = run(plan, out, resume=resume, workers=workers, progress=progress)
+    except KeyboardInterrupt:
+        Console(stderr=True).print(f"interrupted; finished points are kept beside {out}, add --resume to go on")
+        raise typer.Exit(130) from None
+    chosen = table.filter(table["recommended"]).column("mode").to_pylist()
+    counts = {mode: chosen.count(mode) for mode in sorted(set(chosen))}
+    if json:
+        import json as json_format
+
+        print(json_format.dumps({"out": str(out), "points": total, "rows": len(table), "recommended": counts}))
+    else:
+        won = ", ".join(f"{mode} at {count}" for mode, count in counts.items())
+        print(f"{total} points, {len(table)} rows in {out}; fastest within the budget: {won}")
+
+
+def _bias(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        raise InputError(f"--max-bias {text!r} is not a number; give one between 0 and 1") from None
+    return check_fraction(value, "--max-bias")
