@@ -318,6 +318,8 @@ class TraceUplink:
 
     def mean_s(self, bits: Floats | float) -> Floats:
         """Mean over the moments of the start."""
+        if np.size(bits) == 0:
+            return np.zeros(np.shape(bits))
         wanted, place = np.unique(np.asarray(bits, dtype=np.float64), return_inverse=True)
         nodes = wanted
         if len(wanted) > _TRACE_NODES:

@@ -191,7 +191,7 @@ def best_fixed_rate(fading: Fading) -> float:
         rate = math.exp(log_rate)
         return -rate * (1.0 - float(fading.outage(2.0**rate - 1.0)))
 
-    least, most = (math.log(math.log1p(share * fading.mean_snr)) for share in (1e-3, 30.0))
+    least, most = (math.log(math.log1p(share * fading.mean_snr) / math.log(2)) for share in (1e-3, 30.0))
     rates = np.linspace(least, most, 200)
     at = int(np.argmin([lost(float(rate)) for rate in rates]))
     bounds = (rates[max(at - 1, 0)], rates[min(at + 1, len(rates) - 1)])

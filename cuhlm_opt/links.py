@@ -59,7 +59,11 @@ def _uplink(settings: ChannelSettings) -> Uplink:
     if (settings.trace is None) is (kind == "trace"):
         raise InputError("--channel 'trace' and --trace FILE go together; give both, or neither")
     if kind == "trace":
-        return TraceUplink(trace=read_trace(Path(str(settings.trace))))
+        path = Path(str(settings.trace))
+        trace = read_trace(path)
+        if settings.trace_sha256 not in (None, trace_sha256(path)):
+            raise InputError(f"--trace {str(path)!r} is not the file that the operating point was solved for")
+        return TraceUplink(trace=trace)
     bandwidth_hz, snr_db = settings.bandwidth_hz, settings.snr_db
     if bandwidth_hz is None or not 0 < bandwidth_hz < float("inf"):
         raise InputError(f"--bandwidth {bandwidth_hz!r} is not allowed; give a finite frequency > 0, such as 10MHz")

@@ -93,6 +93,8 @@ class Records:
     """(n, G)"""
     tv_quantised: NDArray[np.float32]
     """(m, quantisers, MEASURED_BITS, `measured_sizes`) TV(x_hat_k, decoded x_hat_k) on a random subset of positions."""
+    measured: NDArray[np.intp]
+    """(m,) the positions of that subset."""
     sources: frozenset[str] = frozenset({"llm"})
     """Who drew the contexts."""
 
@@ -113,7 +115,8 @@ class Records:
         mask = column == domain
         if not mask.any():
             raise InputError(f"domain {domain!r} has no records; recorded: {', '.join(sorted(set(column)))}")
-        rows = table.filter(pa.array(mask))
+        # Runs of skipped tokens are counted along an answer.
+        rows = table.filter(pa.array(mask)).sort_by([("prompt_id", "ascending"), ("position", "ascending")])
 
         def flat(name: str) -> NDArray[np.float64]:
             return np.asarray(rows.column(name).to_numpy(), dtype=np.float64)
@@ -132,6 +135,7 @@ class Records:
             k_grid=k_grid,
             tv_x_xhat=nested("tv_x_xhat"),
             tv_quantised=measured.reshape(-1, *_quantised_shape(int(k_grid[-1]))),
+            measured=np.flatnonzero(rows.column("tv_quantised").is_valid().to_numpy(zero_copy_only=False)),
             sources=frozenset(rows.column("source").unique().to_pylist()),
         )
 

@@ -138,14 +138,20 @@ class PiecewiseUniform:
     @cached_property
     def _knots(self) -> tuple[Floats, Floats]:
         """Times and the distribution function there, linear in between; a step has two knots."""
-        ends = np.unique(np.concatenate([self.low, self.high]))
-        steps = self.high <= self.low
-        width = np.where(steps, 1.0, self.high - self.low)
-        spread = np.clip((ends[:, None] - self.low) / width, 0.0, 1.0) @ np.where(steps, 0.0, self.weights)
-        # A part without width counts at and after its end: the knot before it has the sum without it.
-        before = spread + (ends[:, None] > self.low) @ np.where(steps, self.weights, 0.0)
-        after = spread + (ends[:, None] >= self.low) @ np.where(steps, self.weights, 0.0)
-        return np.repeat(ends, 2), np.column_stack([before, after]).ravel()
+        exact, at = np.unique(np.concatenate([self.low, self.high]), return_inverse=True)
+        # Ends that only rounding keeps apart are one: a part between them is a step, not a cliff.
+        apart = np.diff(exact, prepend=-np.inf) > 1e-12 * exact[-1]
+        ends = exact[apart]
+        begin, end = np.split((np.cumsum(apart) - 1)[at], 2)
+        steps = begin == end
+        density, jump = np.zeros(len(ends)), np.zeros(len(ends))
+        rise = self.weights[~steps] / (ends[end] - ends[begin])[~steps]
+        np.add.at(density, begin[~steps], rise)
+        np.add.at(density, end[~steps], -rise)
+        np.add.at(jump, begin[steps], self.weights[steps])
+        spread = np.concatenate([[0.0], np.cumsum(np.cumsum(density)[:-1] * np.diff(ends))])
+        after = np.minimum(spread + np.cumsum(jump), 1.0)  # a part without width counts at its end, not before
+        return np.repeat(ends, 2), np.column_stack([after - jump, after]).ravel()
 
     def cdf(self, seconds: Floats | float) -> Floats:
         """Share of each part that lies at or below `seconds`, summed."""
@@ -177,7 +183,8 @@ class PiecewiseUniform:
 
 
 def cells(law: ServiceTime) -> tuple[Floats, Floats]:
-    """Quantiles in the middle of `CELLS` cells of equal probability, moved so that the mean is exact."""
+    """Quantiles in the middle of `CELLS` cells of equal probability; the last also holds what the mean lacks."""
     middles = (np.arange(CELLS) + 0.5) / CELLS
     times = np.array([law.quantile(float(middle)) for middle in middles])
-    return times + (law.mean_s - times.mean()), np.full(CELLS, 1 / CELLS)
+    times[-1] += max((law.mean_s - times.mean()) * CELLS, 0.0)
+    return times, np.full(CELLS, 1 / CELLS)

@@ -76,7 +76,7 @@ def read_trace(path: Path) -> Trace:
             positive, or a gap.
     """
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = [row for row in csv.reader(file) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"--trace {str(path)!r} cannot be read: {error}") from None

@@ -46,7 +46,7 @@ def synthetic_positions(
                 )  # most real contexts have one likely token
             llm = (slm + noise * rng.normal(size=vocab_size)).astype(np.float32)
             row = score_position(slm, llm, sizes, Scoring(exact_share=1.0), rng)
-            where = {"prompt_id": f"synthetic-{prompt}", "domain": domain, "position": place, "source": "llm"}
+            where = {"prompt_id": f"synthetic-{prompt:03d}", "domain": domain, "position": place, "source": "llm"}
             rows.append({**where, "context_token": 0, **row})
             u_bar = mean_uncertainty(slm, np.arange(vocab_size))
             positions.append(SyntheticPosition(where["prompt_id"], domain, softmax(slm), softmax(llm), u_bar))

@@ -21,7 +21,10 @@ from cuhlm_opt.fading import Nakagami, Rayleigh, Rician, best_fixed_rate, ergodi
 from cuhlm_opt.service import Attempts, Fixed, PiecewiseUniform
 
 POSITIVE = st.floats(1e-3, 1e9)
-FADINGS = [Rayleigh(10.0), Rayleigh(0.1), Rician(10.0, 6.0), Rician(1.0, 0.5), Nakagami(10.0, 2.0), Nakagami(3.0, 0.7)]
+FADINGS = [
+    Rayleigh(10.0), Rayleigh(0.1), Rician(10.0, 6.0), Rician(1.0, 0.5), Rician(1e6, 6.0), Rician(1e4, 100.0),
+    Nakagami(10.0, 2.0), Nakagami(3.0, 0.7),
+]  # fmt: skip
 BLOCKS = 400_000
 
 
@@ -122,6 +125,8 @@ def test_instantaneous_rate_where_its_mean_exists(m):
         assert float(law.cdf(law.quantile(q))) == pytest.approx(q, rel=1e-9)
     seconds, weights = law.atoms()
     assert seconds @ weights == pytest.approx(law.mean_s)
+    rate = np.mean(1 / (0.1 + times))
+    assert weights @ (1 / (0.1 + seconds)) == pytest.approx(rate, rel=0.01), "the tail must not move the other atoms"
     assert uplink.service(0.0).mean_s == 0.0
 
 

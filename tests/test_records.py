@@ -51,7 +51,10 @@ def test_round_trip_keeps_every_value(table, tmp_path):
 def test_records_of_a_domain_are_its_rows(table, tmp_path):
     write_records(table, tmp_path / "r.parquet", METADATA)
     records = Records.of(read_records(tmp_path / "r.parquet"), "a")
-    rows = [row for row in table.to_pylist() if row["domain"] == "a"]
+    rows = sorted(
+        (row for row in table.to_pylist() if row["domain"] == "a"), key=lambda row: (row["prompt_id"], row["position"])
+    )
+    assert records.measured.tolist() == [at for at, row in enumerate(rows) if row["tv_quantised"] is not None]
     assert records.n_tokens == len(rows) == 4
     assert records.n_prompts == 2
     np.testing.assert_array_equal(records.top_x, np.array([row["top_x"] for row in rows]))

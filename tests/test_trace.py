@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 
+from cuhlm_opt.artefacts import ChannelSettings
 from cuhlm_opt.channel import TraceUplink
 from cuhlm_opt.errors import InputError
+from cuhlm_opt.links import link_of, with_rate
 from cuhlm_opt.trace import Trace, read_trace
 
 TRACE = Trace(np.array([0.0, 1.0, 1.5, 4.0]), np.array([2e3, 500.0, 4e3, 1e3]), 5.0)
@@ -62,9 +64,22 @@ def write(tmp_path, text: str):
     return path
 
 
+def test_nothing_to_send_takes_no_time():
+    assert TraceUplink(trace=TRACE).mean_s(np.empty(0)).shape == (0,)
+
+
+def test_another_file_than_the_point_s_is_refused(tmp_path):
+    path = write(tmp_path, "0,1000\n1,2000\n")
+    settings = with_rate(ChannelSettings(kind="trace", trace=str(path)))
+    assert link_of(settings).uplink.rate_bps == 1500.0
+    path.write_text("0,1000\n1,2001\n")
+    with pytest.raises(InputError, match="is not the file that the operating point was solved for"):
+        link_of(settings)
+
+
 def test_read_with_and_without_a_row_of_names(tmp_path):
     rows = "10,1000\n11,2000\n12.5,500\n"
-    for text in (rows, "time_s,rate_bps\n" + rows):
+    for text in (rows, "time_s,rate_bps\n" + rows, "\ufeff" + rows):
         trace = read_trace(write(tmp_path, text))
         assert trace.starts_s.tolist() == [0.0, 1.0, 2.5]
         assert trace.rates_bps.tolist() == [1000.0, 2000.0, 500.0]

@@ -2,7 +2,7 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -11,6 +11,9 @@ from cuhlm_opt.cli import channel_options as options
 from cuhlm_opt.cli.progress import PointProgress
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.units import check_fraction, parse_bandwidth_hz, parse_bits, parse_snr, parse_time_s
+
+if TYPE_CHECKING:
+    from cuhlm_opt.solve.options import Options
 
 _MANY = 100_000
 
@@ -51,7 +54,7 @@ def sweep(
     total = math.prod(len(values) for values in axes.values())
     if total > _MANY and not yes:
         raise InputError(f"{total:,} points would be solved; add --yes to mean it, or sweep {_MANY:,} at most")
-    fixed: dict[str, Any] = {
+    fixed: Options = {
         "downlink_s": parse_time_s(downlink, "--downlink"),
         "overhead_bits": parse_bits(overhead, "--overhead"),
         "bandwidth_hz": axes["bandwidth_hz"][0],
@@ -63,7 +66,7 @@ def sweep(
         "accounting": accounting,
         "answer_tokens": answer_tokens,
     }
-    plan = Sweep(axes=axes, calibration=calibration, options=fixed)  # type: ignore[typeddict-item]
+    plan = Sweep(axes=axes, calibration=calibration, options=fixed)
     try:
         with PointProgress(total) as progress:
             table = run(plan, out, resume=resume, workers=workers, progress=progress)

@@ -128,9 +128,10 @@ class Device:
         """Draw a draft from x, or from what the server decodes in the modes that fix it before [N, THEORY 4.7, 5]."""
         x = softmax(logits, self._point.temperature, self._point.top_p)
         law, message, reading = x, None, None
-        if self._mode is Mode.EXACT:
+        everything = self._threshold is not None and self._threshold >= 1  # kept, so that nothing is sent or decoded
+        if self._mode is Mode.EXACT and not everything:
             message, law = self._codec(len(x)).transmit(x, _given(self._point.k))
-        elif self._mode is Mode.COARSE and self._threshold is not None and self._threshold < 1:
+        elif self._mode is Mode.COARSE and self._threshold is not None and not everything:
             reading = _read_gate(logits, self._threshold)
             kept = reading.skippable(x, self._threshold)
             codec = self._coarse(len(x))

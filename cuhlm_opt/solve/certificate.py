@@ -65,13 +65,25 @@ class CertifiedThreshold:
     """Mean recorded loss at the threshold; 0 where nothing is skipped."""
     prompts_needed: int | None
     assumptions: tuple[str, ...]
+    budget: float | None = None
+    """The whole budget where `eps` is what truncation and rounding leave of it: that rest was chosen on the same
+    records, and what is proved is the statement with the budget, which is at least the rest."""
+
+    @property
+    def claim(self) -> str:
+        """What is guaranteed, in words."""
+        eps = self.eps if self.budget is None else self.budget
+        if self.delta is None:
+            return f"E[skip risk] <= {eps:g} for the next prompt, on average over recorded sets"
+        return f"E[skip risk] <= {eps:g} for this threshold, but for a share of at most {self.delta:g} of recorded sets"
 
     @property
     def warning(self) -> str | None:
         """Why nothing may be skipped, and how many prompts are needed; None where there is a threshold."""
         if self.threshold is not None:
             return None
-        found = f"{self.n_prompts} prompts certify no threshold at a budget of {self.eps:g}: never skip"
+        rest = "" if self.budget is None or self.budget == self.eps else " that truncation and rounding leave"
+        found = f"{self.n_prompts} prompts certify no threshold at the budget of {self.eps:g}{rest}: never skip"
         if self.prompts_needed is None:
             return f"{found}; the recorded risk is over the budget at every threshold, so more prompts do not help"
         return f"{found}; at least {self.prompts_needed} prompts are needed"
@@ -93,12 +105,10 @@ def certify(
         method, threshold = "conformal-risk-control", conformal_threshold(losses, grid, eps)
         needed = prompts_needed(eps, float(losses[:, 0].mean()))
         prompts = "prompts, the recorded ones and the next one, are exchangeable and of one domain"
-        claim = f"E[loss] <= {eps:g} for the next prompt, on average over recorded sets"
     else:
         method, threshold = str(bound), high_probability_threshold(losses, grid, eps, delta, bound)
         needed = prompts_needed_high_probability(eps, delta, bound, float(losses[:, 0].mean()))
         prompts = "prompts are independent draws of one law, of one domain"
-        claim = f"E[loss] <= {eps:g} for this threshold, but for a share of at most {delta:g} of recorded sets"
     return CertifiedThreshold(
         threshold=threshold,
         method=method,
@@ -107,7 +117,7 @@ def certify(
         n_prompts=len(losses),
         mean_loss=0.0 if threshold is None else float(losses[:, np.searchsorted(grid, threshold)].mean()),
         prompts_needed=needed,
-        assumptions=(claim, prompts, *ASSUMPTIONS),
+        assumptions=(prompts, *ASSUMPTIONS),
     )
 
 

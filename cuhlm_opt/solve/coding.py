@@ -1,8 +1,8 @@
 """How an upload is written: the codecs that are open, and for each truncation size what they take and what they add.
 
 Rounding moves x_hat by TV(x_hat, decoded x_hat), which by the triangle inequality adds at most that to the bias
-(THEORY 4.4). Its mean was measured on a random subset of the recorded positions. Between measured sizes it is
-interpolated in the logarithm of k, between measured b_prob geometrically.
+(THEORY 4.4). It was measured on a random subset of the recorded positions. Between measured sizes the larger of the
+neighbours' is taken, between measured b_prob that of fewer bits.
 """
 
 from collections.abc import Sequence
@@ -32,14 +32,38 @@ class Coding:
     b_prob: int
 
     @cached_property
+    def _distances(self) -> NDArray[np.float32]:
+        """TV(x_hat_k, decoded x_hat_k) of the measured positions at every size of the grid, shape (m, G)."""
+        grid, sizes = self.records.k_grid, measured_sizes(int(self.records.k_grid[-1]))
+        width = int(np.searchsorted(MEASURED_BITS, self.b_prob, side="right")) - 1
+        table = self.records.tv_quantised[:, list(Quantiser).index(self.quantiser), width]
+        above = np.searchsorted(sizes, np.maximum(grid, 1))
+        below = np.where(sizes[above] == grid, above, np.maximum(above - 1, 0))
+        return np.where(grid > 0, np.maximum(table[:, below], table[:, above]), np.float32(0.0))
+
+    @cached_property
     def bias(self) -> _Floats:
         """Mean TV(x_hat_k, decoded x_hat_k), shape (G,); nan where the records measured none."""
-        return measured_distance(self.records, self.quantiser, self.b_prob)
+        if not len(self.records.measured):
+            return np.full(len(self.records.k_grid), np.nan)
+        return np.asarray(self._distances.mean(axis=0, dtype=np.float64))
 
     @cached_property
     def known_bias(self) -> _Floats:
         """`bias`, or 0 where it is not known."""
         return np.nan_to_num(self.bias, nan=0.0)
+
+    def mean_bias(self, at: NDArray[np.intp]) -> float:
+        """Mean over the measured positions, each at its own size; `at` is an index in the grid, or one a position.
+
+        Positions of flat laws take more entries and lose more to rounding: the mean at each size would be too small.
+        """
+        if at.ndim == 0:
+            return float(self.bias[at])
+        if not len(self.records.measured):
+            return float("nan")
+        own = self._distances[np.arange(len(self.records.measured)), at[self.records.measured]]
+        return float(np.mean(own, dtype=np.float64))
 
     def bits(self, *, size_known: bool) -> _Floats:
         """Bits of an upload, shape (G,)."""
@@ -56,16 +80,3 @@ def open_codings(
     quantisers = [quantiser] if quantiser else [Quantiser.UNIFORM] if published else list(Quantiser)
     widths = [b_prob] if b_prob else [PUBLISHED_BITS] if published else list(MEASURED_BITS)
     return [Coding(records, law_format, way, width) for way in quantisers for width in widths]
-
-
-def measured_distance(records: Records, quantiser: Quantiser, b_prob: int) -> _Floats:
-    """Mean TV(x_hat_k, decoded x_hat_k) over the measured positions at each size of the grid, shape (G,)."""
-    if not len(records.tv_quantised):
-        return np.full(len(records.k_grid), np.nan)
-    means = records.tv_quantised[:, list(Quantiser).index(quantiser)].mean(axis=0, dtype=np.float64)
-    upper = int(np.searchsorted(MEASURED_BITS, b_prob))
-    lower = upper if MEASURED_BITS[upper] == b_prob else upper - 1
-    at_sizes = np.sqrt(means[lower] * means[upper])
-    sizes = measured_sizes(int(records.k_grid[-1]))
-    found = np.interp(np.log(np.maximum(records.k_grid, 1)), np.log(sizes), at_sizes)
-    return np.where(records.k_grid > 0, found, 0.0)

@@ -5,7 +5,7 @@ b leave budget - b for skipping, so every size, or every tolerance, in every cod
 the best of all is found in one pass.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -77,14 +77,28 @@ class Worth:
 
 
 def share(
-    gate: Gate, budget: float, worth: Worth, choices: Sequence[Sizes], codings: Sequence[Coding]
+    gate: Gate,
+    budget: float,
+    worth: Worth,
+    choices: Sequence[Sizes],
+    codings: Sequence[Coding],
+    skip_within: Callable[[_Floats], _Floats] | None = None,
 ) -> Iterator[Truncation]:
     """`choices` in `codings`, the best first, each beside the threshold that the rest of the budget allows.
 
     Those that another beats in what they spend of the budget and in what they send are left out. The worth counts the
     messages of the tokens that ask: they are the uncertain ones, with flatter laws. Which ones ask is taken from the
     threshold that the truncation alone would leave. Where nothing is within the budget, the least spent stands alone.
+
+    Args:
+        gate: the skipping rule.
+        budget: what truncation, rounding and skipping may add to the bias.
+        worth: ranks the candidates.
+        choices: sizes.
+        codings: how they may be written.
+        skip_within: skip rate that each rest of the budget allows; None takes the plug-in threshold.
     """
+    allowed = gate.curve.skip_within if skip_within is None else skip_within
     size_bias = np.array([coding.known_bias for coding in codings])
     lengths = {
         known: np.array([coding.bits(size_known=known) for coding in codings])
@@ -99,17 +113,22 @@ def share(
             sent_s[:, column], sent[:, column] = times[True][:, choice.at], lengths[True][:, choice.at]
             continue
         asking = 1.0 - gate.at(gate.largest_within(budget, bias)).skip
-        everyone = np.bincount(choice.at, minlength=size_bias.shape[1])
         askers = np.bincount(choice.at, asking, size_bias.shape[1]) / max(float(asking.sum()), 1e-300)
-        spent[:, column] = bias + size_bias @ everyone / len(asking)
+        spent[:, column] = bias + np.nan_to_num([coding.mean_bias(choice.at) for coding in codings])
         sent_s[:, column], sent[:, column] = times[False] @ askers, lengths[False] @ askers
-    for index in _ranked(gate, budget, worth, spent.ravel(), sent_s.ravel(), sent.ravel()):
+    for index in _ranked(gate, budget, worth, allowed, spent.ravel(), sent_s.ravel(), sent.ravel()):
         way, size = np.unravel_index(index, spent.shape)
         yield choices[int(size)].written(codings[int(way)])
 
 
 def _ranked(
-    gate: Gate, budget: float, worth: Worth, spent: _Floats, uplink_s: _Floats, bits: _Floats
+    gate: Gate,
+    budget: float,
+    worth: Worth,
+    skip_within: Callable[[_Floats], _Floats],
+    spent: _Floats,
+    uplink_s: _Floats,
+    bits: _Floats,
 ) -> NDArray[np.intp]:
     """Indices of the candidates within the budget that no other beats, the most worth first, after those in limits."""
     within = np.flatnonzero(spent <= budget)
@@ -118,7 +137,7 @@ def _ranked(
     order = within[np.lexsort((bits[within], uplink_s[within], spent[within]))]
     least = np.minimum.accumulate(np.append(np.inf, bits[order])[:-1])
     kept = order[bits[order] < least]
-    skip_rate = gate.curve.skip_within(budget - spent[kept])
+    skip_rate = skip_within(budget - spent[kept])
     rates, runs = gate.run_curve
     interpolated = np.column_stack([np.interp(skip_rate, rates, runs[:, n]) for n in range(runs.shape[1])])
     ranks = worth(skip_rate, interpolated, uplink_s[kept], bits[kept])

@@ -97,10 +97,16 @@ def prompt_losses(
     Raises:
         InputError: an answer is longer than `max_tokens`, or `eps` is missing.
     """
-    lengths = np.bincount(prompt)
+    sums = prompt_curves(prompt, top_u_bar, np.maximum(top_x - top_y, 0.0), grid, tv)
+    return losses_of(sums, np.bincount(prompt), max_tokens=max_tokens, unit=unit, eps=eps)
+
+
+def losses_of(
+    sums: Array, lengths: NDArray[np.integer], *, max_tokens: int, unit: LossUnit, eps: float | None = None
+) -> Array:
+    """Losses from the risk summed over each prompt's tokens, shape (n, G), and the lengths, shape (n,)."""
     if lengths.max() > max_tokens:
         raise InputError(f"max_tokens {max_tokens} is not allowed; an answer of {lengths.max()} tokens is recorded")
-    sums = prompt_curves(prompt, top_u_bar, np.maximum(top_x - top_y, 0.0), grid, tv)
     if unit is LossUnit.ANSWER:
         losses = sums / lengths[:, None]
     elif unit is LossUnit.EMITTED:

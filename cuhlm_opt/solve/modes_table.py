@@ -179,6 +179,8 @@ def _gated(problem: Problem, gate: Gate, mode: Mode, spent: float = 0.0) -> Mode
     """A mode at its threshold, whose bias is the skip risk, exactly [N, THEORY 4.3]; its payload is to be filled in."""
     threshold, certified = _threshold(problem, gate, mode, spent)
     skipping = gate.at(threshold)
+    if mode in (Mode.EXACT, Mode.COARSE) and not gate.is_exact_at(threshold):
+        return ModePoint(mode=mode, threshold=threshold, skip_rate=skipping.skip_rate, law=_BEYOND_RECORDS)
     return ModePoint(
         mode=mode, threshold=threshold, skip_rate=skipping.skip_rate, certified=certified,
         bias_skip=float(np.mean(skipping.risk)), bias_truncation=0.0, bias_quantisation=0.0, bias_kind="exact",
@@ -380,7 +382,8 @@ def _truncations(problem: Problem, gate: Gate, mode: Mode) -> Iterator[Truncatio
     """Sizes and codings of `cu-hlm-*`, the best first; a published policy leaves one."""
     if not problem.policy.is_published:
         choices = _sizes(problem, gate.records, mode, problem.budget)
-        return share(gate, problem.budget, problem.worth, choices, problem.codings)
+        skip_within = problem.certified_skip(gate) if problem.policy is Policy.CERTIFIED else None
+        return share(gate, problem.budget, problem.worth, choices, problem.codings, skip_within)
     left = problem.budget
     if not problem.degenerate:
         risk = float(np.mean(gate.at(problem.computed_threshold).risk))

@@ -204,7 +204,7 @@ def _certificate(certified: CertifiedThreshold | None) -> Certificate | None:
         method=certified.method,
         delta=certified.delta,
         n_prompts=certified.n_prompts,
-        assumptions=certified.assumptions,
+        assumptions=(certified.claim, *certified.assumptions),
     )
 
 

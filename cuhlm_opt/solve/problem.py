@@ -1,7 +1,10 @@
 """What is to be solved: one domain's evidence, one link, one bias budget, one policy."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import Calibration, DomainFit, SignalFit, Times
 from cuhlm_opt.channel import Link
@@ -16,6 +19,11 @@ from cuhlm_opt.solve.joint import Worth
 from cuhlm_opt.solve.limits import Limits, Objective
 from cuhlm_opt.solve.losses import threshold_grid
 from cuhlm_opt.solve.threshold import Gate, Policy, Signal, published_threshold
+
+_Floats = NDArray[np.float64]
+
+_RESTS = 24
+"""Rests of the budget at which a certificate is taken where it is shared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +138,26 @@ class Problem:
                 "--policy budget does without, and gives no guarantee"
             )
         grid = threshold_grid()
-        return certify(gate.losses(grid, left, limit), grid, left, self.delta)
+        found = gate.certificates.get((left, limit, self.delta))
+        if found is None:
+            found = certify(gate.losses(left, limit), grid, left, self.delta)
+            gate.certificates[left, limit, self.delta] = found
+        return replace(found, budget=self.budget)
+
+    def certified_skip(self, gate: Gate) -> Callable[[_Floats], _Floats]:
+        """Skip rate at the certified threshold of each rest of the budget, rounded down to `_RESTS` levels of it."""
+        rests = self.budget * (1.0 - np.linspace(1.0, 0.0, _RESTS + 1) ** 2)  # closest where little is taken
+        rates = [0.0]
+        for rest in rests[1:]:
+            found = self.certified(gate, self.budget - float(rest))
+            rates.append(0.0 if found is None else gate.at(found.threshold).skip_rate)
+        known = np.maximum.accumulate(rates)
+
+        def skip_within(left: _Floats) -> _Floats:
+            reached = np.searchsorted(rests, left * (1 + 1e-9), side="right") - 1
+            return np.asarray(known[np.clip(reached, 0, _RESTS)])
+
+        return skip_within
 
     @property
     def worth(self) -> Worth:

@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 
 _Floats = NDArray[np.float64]
 
-_TOKENS = 512
+_TOKENS = 256
 """Beyond so many tokens the end of an answer no longer matters."""
 _PROMPTS = 4096
 """Runs are counted in this many answers at most, spread over the records."""

@@ -6,6 +6,7 @@ from cuhlm_opt.modes import Mode
 from cuhlm_opt.payload import Format, dense_bits
 from cuhlm_opt.records import T_LIMIT
 from cuhlm_opt.solve.load import Evidence
+from cuhlm_opt.solve.losses import threshold_grid
 from cuhlm_opt.solve.modes_table import ModePoint, throughput
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.threshold import Policy, Signal
@@ -180,7 +181,9 @@ def binding(problem: Problem, point: ModePoint) -> str | None:
     if problem.policy.is_published:
         return "policy"
     if problem.policy is Policy.CERTIFIED:
-        return "max_bias" if point.threshold is None or point.threshold < 1 else None
+        if point.threshold is not None and point.threshold >= threshold_grid()[-2]:
+            return None if point.threshold >= 1 else "records"
+        return "max_bias"
     levels = problem.gate.curve.levels
     if point.threshold is not None and point.threshold >= levels[-1]:
         return None
@@ -268,11 +271,16 @@ def _records(problem: Problem, evidence: Evidence) -> list[str]:
 def _threshold(problem: Problem, point: ModePoint) -> list[str]:
     certified = point.certified
     if certified is not None:
+        shared = (
+            ""
+            if certified.eps == problem.budget
+            else f"; it was taken for the {certified.eps:g} that truncation and rounding leave, a split chosen on the "
+            "same records, whose part is a plug-in"
+        )
         return [
-            f"threshold certified by {certified.method} from {certified.n_prompts} prompts: {certified.assumptions[0]}",
-            "the loss is the skip risk summed over an answer's tokens, over the mean length; k and the coding are "
-            "chosen on the same records and their bias is a mean over these, outside the certificate",
-            *certified.assumptions[1:],
+            f"threshold certified by {certified.method} from {certified.n_prompts} prompts: {certified.claim}{shared}",
+            "the loss is the skip risk summed over an answer's tokens, over the mean length",
+            *certified.assumptions,
         ]
     if problem.policy is Policy.CERTIFIED:
         return []

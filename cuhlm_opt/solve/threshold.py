@@ -18,7 +18,8 @@ from cuhlm_opt.artefacts import SignalFit
 from cuhlm_opt.latency import Asks
 from cuhlm_opt.quantisation import Quantiser, level_below
 from cuhlm_opt.records import T_LIMIT, TOP, Records
-from cuhlm_opt.solve.losses import LossUnit, prompt_losses
+from cuhlm_opt.solve.certificate import CertifiedThreshold
+from cuhlm_opt.solve.losses import LossUnit, losses_of, prompt_curves, threshold_grid
 from cuhlm_opt.solve.runs import ask_runs
 
 _Floats = NDArray[np.float64]
@@ -103,6 +104,8 @@ class Gate:
     signal: Signal
     answer_tokens: int = 128
     """Length of the answers in which runs of skipped tokens are counted."""
+    support: NDArray[np.bool_] | None = None
+    """(n, TOP) likely tokens that the SLM can draw, where `records` hold decoded masses, some of them 0."""
 
     def at(self, threshold: float | None) -> Skipping:
         """What the gate does at `threshold`; None never skips."""
@@ -116,6 +119,7 @@ class Gate:
             skip = (u <= threshold).astype(np.float64)
             return Skipping(skip=skip, risk=skip * records.beta, query=None, kept=None)
         skippable = (records.top_u_bar <= threshold) & (records.top_x > 0)
+        support = records.top_x > 0 if self.support is None else self.support
         x, y = np.where(skippable, records.top_x, 0.0), np.where(skippable, records.top_y, 0.0)
         skip = np.minimum(x.sum(axis=1), 1.0)
         outside = np.maximum(1.0 - y.sum(axis=1), 0.0)
@@ -123,7 +127,7 @@ class Gate:
             skip=skip,
             risk=np.maximum(x - y, 0.0).sum(axis=1),
             query=0.5 * (np.abs(x - skip[:, None] * y).sum(axis=1) + skip * outside),
-            kept=skippable.sum(axis=1).astype(np.float64),
+            kept=((records.top_u_bar <= threshold) & support).sum(axis=1).astype(np.float64),
         )
 
     def is_exact_at(self, threshold: float | None) -> bool:
@@ -135,27 +139,37 @@ class Gate:
         found = self._decoded.get((quantiser, b_prob))
         if found is None:
             top_x = level_below(self.records.top_x, quantiser, b_prob)
-            found = self._decoded[quantiser, b_prob] = replace(self, records=replace(self.records, top_x=top_x))
+            found = self._decoded[quantiser, b_prob] = replace(
+                self, records=replace(self.records, top_x=top_x), support=self.records.top_x > 0
+            )
         return found
 
     @cached_property
     def _decoded(self) -> dict[tuple[Quantiser, int], "Gate"]:
         return {}
 
-    def losses(self, grid: _Floats, eps: float, max_tokens: int) -> _Floats:
-        """L_i(t) of each prompt on a grid, per emitted token [N, THEORY 6.4]; shape (n_prompts, len(grid)).
+    @cached_property
+    def certificates(self) -> dict[tuple[float, int, float | None], CertifiedThreshold]:
+        """Those that were computed, by budget, length limit and delta."""
+        return {}
+
+    def losses(self, eps: float, max_tokens: int) -> _Floats:
+        """L_i(t) of each prompt on `threshold_grid`, per emitted token [N, THEORY 6.4]; shape (n_prompts, G).
 
         For `u_mc` the recorded draft stands for all: its loss 1[u_d <= t] beta_d has the same mean.
         """
-        records = self.records
+        lengths = np.bincount(self.records.prompt)
+        return losses_of(self._risk_sums, lengths, max_tokens=max_tokens, unit=LossUnit.EMITTED, eps=eps)
+
+    @cached_property
+    def _risk_sums(self) -> _Floats:
+        """Risk summed over each prompt's tokens on `threshold_grid`, shape (n_prompts, G)."""
+        records, grid = self.records, threshold_grid()
         if self.signal is Signal.U_BAR:
-            signal, x, y, everything = records.top_u_bar, records.top_x, records.top_y, records.tv
-        else:
-            signal, x = records.u_mc[:, None], records.beta[:, None]
-            y, everything = np.zeros_like(x), records.beta
-        return prompt_losses(
-            records.prompt, signal, x, y, everything, grid=grid, max_tokens=max_tokens, unit=LossUnit.EMITTED, eps=eps
-        )
+            risk = np.maximum(records.top_x - records.top_y, 0.0)
+            return prompt_curves(records.prompt, records.top_u_bar, risk, grid, records.tv)
+        beta = records.beta
+        return prompt_curves(records.prompt, records.u_mc[:, None], beta[:, None], grid, beta)
 
     @cached_property
     def curve(self) -> Curve:

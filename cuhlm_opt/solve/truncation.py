@@ -57,7 +57,7 @@ class Truncation:
     @property
     def bias_quantisation(self) -> float | None:
         """Mean TV(x_hat_k, decoded x_hat_k) at these sizes, which bounds what rounding adds; None if not measured."""
-        mean = float(np.mean(self.coding.bias[self.at]))
+        mean = self.coding.mean_bias(self.at if self.k is None else self.at[0])
         return None if np.isnan(mean) else mean
 
     @property

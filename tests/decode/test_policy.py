@@ -252,3 +252,10 @@ def test_nothing_is_watched_where_the_set_is_random_or_large() -> None:
     watched = hlm.watch(draft_of(3), hlm.decide(draft_of(3)))
     assert watched is not None
     assert len(watched.tokens) == 0
+
+
+@pytest.mark.parametrize("mode", ["exact", "coarse"])
+def test_where_everything_is_kept_drafts_are_the_slm_s_own(mode: str) -> None:
+    draft = device(mode, u_threshold=1.0, k=5, b_prob=2).draw(UNSURE)
+    np.testing.assert_array_equal(draft.law, softmax(UNSURE))
+    assert draft.message is None

@@ -254,15 +254,17 @@ def test_certificate_says_what_it_assumes_or_what_it_lacks():
     found = certify(np.full((400, 2), 0.001), grid, 0.02)
     assert (found.threshold, found.warning, found.n_prompts, found.delta) == (0.2, None, 400, None)
     assert found.mean_loss == pytest.approx(0.001)
-    assert "exchangeable" in found.assumptions[1]
+    assert "exchangeable" in found.assumptions[0]
+    assert found.claim == "E[skip risk] <= 0.02 for the next prompt, on average over recorded sets"
     few = certify(np.zeros((30, 2)), grid, 0.02)
     assert few.threshold is None
     assert (
-        few.warning == "30 prompts certify no threshold at a budget of 0.02: never skip; at least 49 prompts are needed"
+        few.warning
+        == "30 prompts certify no threshold at the budget of 0.02: never skip; at least 49 prompts are needed"
     )
     likely = certify(np.zeros((30, 2)), grid, 0.02, delta=0.1)
     assert likely.method == "betting"
-    assert "independent" in likely.assumptions[1]
+    assert "independent" in likely.assumptions[0]
     assert f"at least {prompts_needed_high_probability(0.02, 0.1)} prompts" in likely.warning
     hopeless = certify(np.full((500, 2), 0.5), grid, 0.02)
     assert hopeless.prompts_needed is None

@@ -51,7 +51,7 @@ class BruteForce:
     def _points(self):
         records = self.records
         levels = [-1.0, *np.unique(records.top_u_bar[(records.top_u_bar < 0.875) & (records.top_x > 0)]), 1.0]
-        rounding = records.tv_quantised[:, 0, 3].astype(float).mean(axis=0)  # uniform, 8 bits
+        rounding = records.tv_quantised[:, 0, 3].astype(float)  # uniform, 8 bits
         sizes = [1, 2, 4, 8, 16, 32, V]
         for level, size in product(levels, range(len(records.k_grid))):
             kept = records.top_u_bar <= level
@@ -60,7 +60,8 @@ class BruteForce:
             if level == 1:
                 skip, risk = np.ones(len(skip)), records.tv.mean()
             k = int(records.k_grid[size])
-            lost = float(np.interp(np.log(max(k, 1)), np.log(sizes), rounding)) if k else 0.0
+            below, above = max((s for s in sizes if s <= k), default=1), min(s for s in sizes if s >= max(k, 1))
+            lost = rounding[:, [sizes.index(below), sizes.index(above)]].max(axis=1).mean() if k else 0.0
             bias = risk + records.tv_x_xhat[:, size].astype(float).mean() + lost
             if bias <= self.budget:
                 yield self._figures(skip, 14 * k)  # 8 bits and ceil(log2 40)

@@ -121,13 +121,14 @@ def test_bias_skip_rate_and_payload_by_enumerating_drafts(problem, mode, budget,
         assert point.bias <= budget or point.threshold is None
 
 
+@pytest.mark.parametrize("b_prob", [2, 8])
 @pytest.mark.parametrize("threshold", [0.3, 0.55, 0.7, 0.8])
 @pytest.mark.parametrize("mode", [Mode.U_HLM, Mode.QUERY, Mode.COARSE, Mode.EXACT])
-def test_modes_at_a_given_threshold_by_enumerating_drafts(problem, mode, threshold):
+def test_modes_at_a_given_threshold_by_enumerating_drafts(problem, mode, threshold, b_prob):
     """The same at thresholds where several tokens are skippable, through a published policy that gives just these."""
     line = problem.line.model_copy(update={"risk_averse": middle(threshold)})
     fit = problem.fit.model_copy(update={"signals": {"u_bar": line}})
-    point = mode_point(replace(problem, fit=fit, policy=Policy.RISK_AVERSE), mode)
+    point = mode_point(replace(problem, fit=fit, policy=Policy.RISK_AVERSE, b_prob=b_prob), mode)
     assert point.threshold == middle(threshold)
     bias, skip_rate, bits = enumerated(problem, point, point.threshold)
     assert point.bias == pytest.approx(bias, abs=FLOAT32) or (mode is Mode.U_HLM and bias < point.bias)
@@ -190,7 +191,7 @@ def test_published_policy_leaves_truncation_what_the_budget_leaves(problem, mode
     assert risk > 0
     point = mode_point(replace(problem, budget=1.2 * risk), mode)
     assert point.threshold == 0.4
-    assert 1.15 * risk < point.bias <= 1.2 * risk or point.bias_truncation < 0.05 * risk
+    assert 1.1 * risk < point.bias <= 1.2 * risk or point.bias_truncation < 0.05 * risk
     beyond = mode_point(replace(problem, budget=0.5 * risk), mode)
     assert beyond.bias_truncation <= 0.5 * risk < beyond.bias
 

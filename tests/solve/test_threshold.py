@@ -116,6 +116,7 @@ def test_tied_levels_stand_or_fall_together():
         top_y=np.hstack([[[0.9], [0.5]], far * 0]), top_u_bar=np.hstack([[[0.1], [0.1]], far]),
         k_grid=np.array([0, 1]), tv_x_xhat=np.zeros((n, 2), dtype=np.float32),
         tv_quantised=np.zeros((0, 4, 8, 1), dtype=np.float32),
+        measured=np.zeros(0, dtype=np.intp),
     )  # fmt: skip
     gate = Gate(records, Signal.U_BAR)
     np.testing.assert_allclose(gate.curve.levels, [0.1, 1.0])

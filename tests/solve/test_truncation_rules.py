@@ -11,6 +11,7 @@ from cuhlm_opt.channel import AwgnUplink, Link
 from cuhlm_opt.latency import Accounting, ComputeTimes, token_law
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.payload import Format
+from cuhlm_opt.quantisation import MEASURED_BITS, Quantiser, measured_sizes
 from cuhlm_opt.records import GRID_STEP, Records
 from cuhlm_opt.solve.coding import Coding, open_codings
 from cuhlm_opt.solve.joint import Worth, share
@@ -175,6 +176,19 @@ def test_shared_budget_is_the_best_of_every_pair(records, gate, budget, offline)
         affordable = [worth_of(base_s, other, each.bits) for each in written if risk + each.spent <= budget]
         best = max([best, *affordable])
     assert worth_of(device_and_llm_s(gate, at), at, chosen.bits) >= best * (1 - 1e-6)
+
+
+def test_rounding_is_counted_at_each_position_s_own_size(records):
+    """Flat laws take more entries and lose more: the mean over positions, not the means at the sizes."""
+    coding = Coding(records, Format.COMPACT, Quantiser.UNIFORM, 8)
+    chosen = online_by_bound(records, 0.02).written(coding)
+    sizes = measured_sizes(V)
+    own = []
+    for row, k in zip(records.tv_quantised, chosen.sizes[records.measured], strict=True):
+        near = (max(s for s in sizes if s <= k), min(s for s in sizes if s >= k))
+        own.append(max(row[0, MEASURED_BITS.index(8), list(sizes).index(size)] for size in near))
+    assert chosen.bias_quantisation == pytest.approx(np.mean(own))
+    assert chosen.bias_quantisation > 1.05 * np.mean(coding.bias[chosen.at])
 
 
 def published(records: Records) -> Sequence[Coding]:
