@@ -99,26 +99,35 @@ def share(
         skip_within: skip rate that each rest of the budget allows; None takes the plug-in threshold.
     """
     allowed = gate.curve.skip_within if skip_within is None else skip_within
-    size_bias = np.array([coding.known_bias for coding in codings])
-    lengths = {
-        known: np.array([coding.bits(size_known=known) for coding in codings])
-        for known in {choice.at.ndim == 0 for choice in choices}
-    }
-    times = {known: worth.link.mean_uplink_s(bits) for known, bits in lengths.items()}
-    spent, sent_s, sent = np.empty((3, len(codings), len(choices)))
-    for column, choice in enumerate(choices):
-        bias, fixed = choice.bias or 0.0, choice.at.ndim == 0
-        if fixed:
-            spent[:, column] = bias + size_bias[:, choice.at]
-            sent_s[:, column], sent[:, column] = times[True][:, choice.at], lengths[True][:, choice.at]
-            continue
-        asking = 1.0 - gate.at(gate.largest_within(budget, bias)).skip
-        askers = np.bincount(choice.at, asking, size_bias.shape[1]) / max(float(asking.sum()), 1e-300)
-        spent[:, column] = bias + np.nan_to_num([coding.mean_bias(choice.at) for coding in codings])
-        sent_s[:, column], sent[:, column] = times[False] @ askers, lengths[False] @ askers
+    fixed = choices[0].at.ndim == 0
+    ways = tuple((coding.law_format, coding.quantiser, coding.b_prob) for coding in codings)
+    thetas = tuple(choice.theta for choice in choices)
+    key = ("spent", fixed, ways, thetas, choices[0].distortion, budget)
+    spent, sizes = gate.remembered(key, lambda: _spent(gate, budget, choices, codings))
+    bits = np.array([coding.bits(size_known=fixed) for coding in codings])
+    sent_s, sent = worth.link.mean_uplink_s(bits) @ sizes, bits @ sizes
     for index in _ranked(gate, budget, worth, allowed, spent.ravel(), sent_s.ravel(), sent.ravel()):
         way, size = np.unravel_index(index, spent.shape)
         yield choices[int(size)].written(codings[int(way)])
+
+
+def _spent(gate: Gate, budget: float, choices: Sequence[Sizes], codings: Sequence[Coding]) -> tuple[_Floats, _Floats]:
+    """What each coding (row) and choice (column) takes of the budget, and the sizes that the asking tokens send.
+
+    Returns:
+        Shapes (codings, choices) and (G, choices); columns of the second sum to 1.
+    """
+    sizes = np.zeros((len(gate.records.k_grid), len(choices)))
+    spent = np.empty((len(codings), len(choices)))
+    for column, choice in enumerate(choices):
+        bias = choice.bias or 0.0
+        spent[:, column] = bias + np.nan_to_num([coding.mean_bias(choice.at) for coding in codings])
+        if choice.at.ndim == 0:
+            sizes[choice.at, column] = 1.0
+            continue
+        asking = 1.0 - gate.at(gate.largest_within(budget, bias)).skip
+        sizes[:, column] = np.bincount(choice.at, asking, len(sizes)) / max(float(asking.sum()), 1e-300)
+    return spent, sizes
 
 
 def _ranked(

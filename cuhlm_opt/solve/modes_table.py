@@ -16,7 +16,6 @@ from cuhlm_opt.latency import Asks, TokenLaw, token_law
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format, coarse_bits, law_bits
 from cuhlm_opt.quantisation import Quantiser
-from cuhlm_opt.records import Records
 from cuhlm_opt.solve.certificate import CertifiedThreshold
 from cuhlm_opt.solve.joint import share
 from cuhlm_opt.solve.limits import Objective
@@ -381,26 +380,28 @@ def _truncated_at(problem: Problem, gate: Gate, mode: Mode, truncation: Truncati
 def _truncations(problem: Problem, gate: Gate, mode: Mode) -> Iterator[Truncation]:
     """Sizes and codings of `cu-hlm-*`, the best first; a published policy leaves one."""
     if not problem.policy.is_published:
-        choices = _sizes(problem, gate.records, mode, problem.budget)
+        choices = _sizes(problem, gate, mode, problem.budget)
         skip_within = problem.certified_skip(gate) if problem.policy is Policy.CERTIFIED else None
         return share(gate, problem.budget, problem.worth, choices, problem.codings, skip_within)
     left = problem.budget
     if not problem.degenerate:
         risk = float(np.mean(gate.at(problem.computed_threshold).risk))
         left = left - risk if risk < left else left
-    choices = _sizes(problem, gate.records, mode, left)
+    choices = _sizes(problem, gate, mode, left)
     affordable = [choice for choice in choices if (choice.bias or 0.0) <= left / 2]
     return iter([(affordable or choices)[-1].cheapest(problem.codings, left)])
 
 
-def _sizes(problem: Problem, records: Records, mode: Mode, limit: float) -> Sequence[Sizes]:
+def _sizes(problem: Problem, gate: Gate, mode: Mode, limit: float) -> Sequence[Sizes]:
     """The sizes to choose from, more of them left out from each to the next: one where the tolerance is settled."""
-    offline, theta = mode is Mode.CU_HLM_OFFLINE, problem.theta
+    offline, theta, records = mode is Mode.CU_HLM_OFFLINE, problem.theta, gate.records
     if problem.distortion is Distortion.SURROGATE:
         tolerance = SURROGATE_THETA if theta is None else theta
         if offline:
             return [offline_by_surrogate(records, tolerance)]
         return [online_by_surrogate(records, tolerance, problem.signal, problem.line.a, problem.line.b)]
     if theta is None:
-        return offline_choices(records) if offline else online_choices(records, limit)
+        if offline:
+            return gate.remembered("offline sizes", lambda: offline_choices(records))
+        return gate.remembered(("online sizes", limit), lambda: online_choices(records, limit))
     return [(offline_by_bound if offline else online_by_bound)(records, theta)]

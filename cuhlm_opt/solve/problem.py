@@ -138,20 +138,23 @@ class Problem:
                 "--policy budget does without, and gives no guarantee"
             )
         grid = threshold_grid()
-        found = gate.certificates.get((left, limit, self.delta))
-        if found is None:
-            found = certify(gate.losses(left, limit), grid, left, self.delta)
-            gate.certificates[left, limit, self.delta] = found
+
+        def make() -> CertifiedThreshold:
+            return certify(gate.losses(left, limit), grid, left, self.delta)
+
+        found = gate.remembered(("certified", left, limit, self.delta), make)
         return replace(found, budget=self.budget)
 
     def certified_skip(self, gate: Gate) -> Callable[[_Floats], _Floats]:
         """Skip rate at the certified threshold of each rest of the budget, rounded down to `_RESTS` levels of it."""
         rests = self.budget * (1.0 - np.linspace(1.0, 0.0, _RESTS + 1) ** 2)  # closest where little is taken
-        rates = [0.0]
-        for rest in rests[1:]:
-            found = self.certified(gate, self.budget - float(rest))
-            rates.append(0.0 if found is None else gate.at(found.threshold).skip_rate)
-        known = np.maximum.accumulate(rates)
+
+        def make() -> _Floats:
+            found = [self.certified(gate, self.budget - float(rest)) for rest in rests[1:]]
+            rates = [0.0 if each is None else gate.at(each.threshold).skip_rate for each in found]
+            return np.maximum.accumulate([0.0, *rates])
+
+        known = gate.remembered(("certified skip", self.budget, self.calibration.max_tokens, self.delta), make)
 
         def skip_within(left: _Floats) -> _Floats:
             reached = np.searchsorted(rests, left * (1 + 1e-9), side="right") - 1

@@ -6,10 +6,11 @@ every draft is kept and the risk is TV(x, y). Between the two, and for the sampl
 stands for all: 1[u_d <= t] beta_d, unbiased but noisier.
 """
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,15 @@ from cuhlm_opt.artefacts import SignalFit
 from cuhlm_opt.latency import Asks
 from cuhlm_opt.quantisation import Quantiser, level_below
 from cuhlm_opt.records import T_LIMIT, TOP, Records
-from cuhlm_opt.solve.certificate import CertifiedThreshold
 from cuhlm_opt.solve.losses import LossUnit, losses_of, prompt_curves, threshold_grid
 from cuhlm_opt.solve.runs import ask_runs
 
 _Floats = NDArray[np.float64]
 
+_Value = TypeVar("_Value")
+
+_MEMO_POSITIONS = 4_000_000
+"""Positions times things that a gate remembers at most."""
 _RUN_LEVELS = 48
 """Thresholds at which the runs are counted; between them they are interpolated in the skip rate."""
 
@@ -107,8 +111,25 @@ class Gate:
     support: NDArray[np.bool_] | None = None
     """(n, TOP) likely tokens that the SLM can draw, where `records` hold decoded masses, some of them 0."""
 
+    @cached_property
+    def _memo(self) -> dict[Hashable, Any]:
+        return {}
+
+    def remembered(self, key: Hashable, make: Callable[[], _Value]) -> _Value:
+        """What `make` returns, made once per key: links change more often than records and budgets."""
+        memo = self._memo
+        if key not in memo:
+            if len(memo) >= max(_MEMO_POSITIONS // self.records.n_tokens, 8):
+                memo.clear()
+            memo[key] = make()
+        found: _Value = memo[key]
+        return found
+
     def at(self, threshold: float | None) -> Skipping:
         """What the gate does at `threshold`; None never skips."""
+        return self.remembered(("at", threshold), lambda: self._at(threshold))
+
+    def _at(self, threshold: float | None) -> Skipping:
         records, n = self.records, self.records.n_tokens
         if threshold is None:
             return Skipping(skip=np.zeros(n), risk=np.zeros(n), query=np.zeros(n), kept=np.zeros(n))
@@ -136,22 +157,12 @@ class Gate:
 
     def decoded(self, quantiser: Quantiser, b_prob: int) -> "Gate":
         """The gate over what is decoded of each likely token, for the modes that draw their drafts from that [N]."""
-        found = self._decoded.get((quantiser, b_prob))
-        if found is None:
-            top_x = level_below(self.records.top_x, quantiser, b_prob)
-            found = self._decoded[quantiser, b_prob] = replace(
-                self, records=replace(self.records, top_x=top_x), support=self.records.top_x > 0
-            )
-        return found
 
-    @cached_property
-    def _decoded(self) -> dict[tuple[Quantiser, int], "Gate"]:
-        return {}
+        def make() -> "Gate":
+            records = replace(self.records, top_x=level_below(self.records.top_x, quantiser, b_prob))
+            return replace(self, records=records, support=self.records.top_x > 0)
 
-    @cached_property
-    def certificates(self) -> dict[tuple[float, int, float | None], CertifiedThreshold]:
-        """Those that were computed, by budget, length limit and delta."""
-        return {}
+        return self.remembered(("decoded", quantiser, b_prob), make)
 
     def losses(self, eps: float, max_tokens: int) -> _Floats:
         """L_i(t) of each prompt on `threshold_grid`, per emitted token [N, THEORY 6.4]; shape (n_prompts, G).
@@ -207,6 +218,9 @@ class Gate:
         return self._largest("query", budget, 0.0)
 
     def _largest(self, kind: Literal["risk", "query"], budget: float, spent: float) -> float | None:
+        return self.remembered((kind, budget, spent), lambda: self._found(kind, budget, spent))
+
+    def _found(self, kind: Literal["risk", "query"], budget: float, spent: float) -> float | None:
         values = self.curve.risk if kind == "risk" else self.curve.query
         if values is None:
             return None
