@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,16 @@ from cuhlm_opt.resources import calibration_dir
 from cuhlm_opt.solve import solve
 from cuhlm_opt.solve.coding import open_codings
 from cuhlm_opt.solve.truncation import offline_profile
+from cuhlm_opt.sweep import Solver
+from cuhlm_opt.units import format_si
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 PAIR = "qwen2.5-coder"
 PUBLISHED = ("published-cu-hlm", "published-u-hlm")
 DASH = "-"
+HEADLINE = 206.0
+"""The published gain over `hlm`."""
+HEADLINE_MODES = ("u-hlm", "cu-hlm-offline", "coarse")
 MEASURED = Path(__file__).resolve().parent / "measured"
 METHODS = {"plug-in": "plug-in-budget", "certified": "conformal-risk-control", "certified, delta": "betting"}
 """Ways to choose a threshold in the README's words, and as they were measured."""
@@ -127,6 +133,47 @@ def solved(domain: str) -> str:
         )
     command = f"Domain `{domain}`, `cuhlm-opt solve --bandwidth 10MHz --domain {domain}`:"
     return f"{command}\n\n{_markdown(rows)}\n{_reason(point)}\n"
+
+
+def link_map() -> str:
+    """Which mode is the fastest on which link, and by how much, for each budget and round trip."""
+    bandwidths, decibels = (1e5, 1e6, 1e7, 1e8), (-20.0, -10.0, 0.0, 10.0, 20.0)
+    rows = [["domain", "bias", "round trip", "bandwidth", *(f"{snr_db:g} dB" for snr_db in decibels)]]
+    for domain in _calibration(PAIR).domains:
+        solver = Solver(PAIR, bandwidth_hz=bandwidths[0], domain=domain)
+        for max_bias, rtt_s, bandwidth_hz in product((0.0, 0.02, 0.05), (0.0, 0.04), bandwidths):
+            cells = []
+            for snr_db in decibels:
+                point = {"max_bias": max_bias, "rtt_s": rtt_s, "bandwidth_hz": bandwidth_hz, "snr_db": snr_db}
+                solved = solver.rows(point)
+                speeds = {row["mode"]: row["throughput_tokens_per_s"] for row in solved}
+                best = next(row["mode"] for row in solved if row["recommended"])
+                cells.append(f"{best} {speeds[best] / speeds['llm']:.2f}")
+            link = (f"{max_bias:g}", f"{1e3 * rtt_s:g} ms", format_si(bandwidth_hz, "Hz"))
+            rows.append([domain, *link, *cells])
+    return _markdown(rows) + "\nThe number is the throughput over that of `llm` on the same link.\n"
+
+
+def headline() -> str:
+    """Up to which uplink rate a mode is 206 times as fast as `hlm`."""
+    rows = [["domain", "accounting", "`hlm` sends", *(f"`{mode}`" for mode in HEADLINE_MODES)]]
+    rates = np.geomspace(1e3, 1e6, 61)
+    for domain, accounting in product(_calibration(PAIR).domains, ("mean-latency", "mean-rate")):
+        solver = Solver(PAIR, bandwidth_hz=1.0, domain=domain, accounting=accounting)
+        fastest: dict[tuple[str, str], float] = {}
+        for rate in rates:
+            point = {"max_bias": 0.02, "rtt_s": 0.0, "bandwidth_hz": float(rate), "snr_db": 0.0}  # 1 bit/s/Hz
+            for row in solver.rows(point):
+                for column in ("speedup_vs_hlm", "speedup_vs_hlm_published"):
+                    if (row[column] or 0.0) >= HEADLINE:
+                        fastest[row["mode"], column] = float(rate)
+        for column, sent in (("speedup_vs_hlm", "dense laws"), ("speedup_vs_hlm_published", "laws with indices")):
+            cells = [fastest.get((mode, column)) for mode in HEADLINE_MODES]
+            found = ("nowhere" if rate is None else f"up to {format_si(rate, 'bit/s')}" for rate in cells)
+            rows.append([domain, accounting, sent, *found])
+    return (
+        _markdown(rows) + f"\nBias budget 0.02; where the gain is at least {HEADLINE:g}, by the rate of the uplink.\n"
+    )
 
 
 def coverage() -> str:
@@ -247,6 +294,8 @@ def _filled(match: re.Match[str]) -> str:
         "published-thresholds": published_thresholds,
         "solve-general": lambda: solved("general"),
         "solve-code": lambda: solved("code"),
+        "link-map": link_map,
+        "headline": headline,
         "coverage": coverage,
         "splits": splits,
         "certificate-cost": certificate_cost,

@@ -12,6 +12,9 @@ from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.threshold import Policy, Signal
 from cuhlm_opt.units import format_si
 
+_TIE = 0.01
+"""Throughputs this close are the same for choosing between a truncated law and a coarse message."""
+
 _CONTEXTS = {
     "llm": "drawn by the LLM alone, the law of HLM's own output",
     "slm": "drawn by the SLM alone",
@@ -135,7 +138,8 @@ def numeric_floor(problem: Problem) -> float | None:
 def recommend(problem: Problem, points: list[ModePoint]) -> Recommendation:
     """The fastest mode whose exact or bounded bias is within the budget, in one sentence with those it beat.
 
-    `random` is a control and is not recommended; between equals the one that sends less is.
+    `random` is a control and is not recommended; between equals the one that sends less is, and `coarse` stands in for
+    a truncated law that is not noticeably faster.
     """
     speeds = {point.mode: throughput(problem, point) for point in points}
     fit = [
@@ -151,12 +155,16 @@ def recommend(problem: Problem, points: list[ModePoint]) -> Recommendation:
     if problem.times is None or not fit:
         return Recommendation(mode=None, reason="no compute times are known, so modes cannot be ranked")
     ranked = sorted(fit, key=lambda point: (-(speeds[point.mode] or 0.0), point.payload_bits or 0.0))
+    fastest = ranked[0]
+    ranked.sort(key=lambda point: not _stands_in(point, fastest, speeds))
     best = ranked[0]
 
     def describe(point: ModePoint) -> str:
         return f"{speeds[point.mode]:.4g} tokens/s, {_bias(point)}"
 
     parts = [f"fastest within the budget {problem.budget:g}: {describe(best)}"]
+    if best is not fastest:
+        parts[0] = f"as fast within {_TIE:.0%} as {fastest.mode}, with a law no further off: {describe(best)}"
     if best.mode is Mode.COARSE:
         parts[0] += f", {best.payload_bits:.1f} bits an upload, and nothing lost to truncation"
     if len(ranked) > 1:
@@ -170,6 +178,17 @@ def recommend(problem: Problem, points: list[ModePoint]) -> Recommendation:
             f"({hybrid.mode}), privacy, and going on without a network"
         )
     return Recommendation(mode=best.mode, reason="; ".join(parts))
+
+
+def _stands_in(point: ModePoint, fastest: ModePoint, speeds: dict[Mode, float | None]) -> bool:
+    """Whether `coarse` does what a truncated law does, as fast but for `_TIE`, with fewer bits and no more bias."""
+    return (
+        point.mode is Mode.COARSE
+        and fastest.mode in (Mode.CU_HLM_OFFLINE, Mode.CU_HLM_ONLINE, Mode.EXACT)
+        and (speeds[point.mode] or 0.0) >= (1 - _TIE) * (speeds[fastest.mode] or 0.0)
+        and (point.bias or 0.0) <= (fastest.bias or 0.0)
+        and (point.payload_bits or 0.0) <= (fastest.payload_bits or 0.0)
+    )
 
 
 def binding(problem: Problem, point: ModePoint) -> str | None:

@@ -196,7 +196,10 @@ def test_recommended_is_the_fastest_within_the_budget(folder):
             if entry.mode is not Mode.RANDOM and entry.bias is not None and entry.bias <= point.bias_budget
         ]
         best = max(entry.throughput_tokens_per_s for entry in allowed)
-        assert row(point, point.recommended.mode).throughput_tokens_per_s == best
+        chosen = row(point, point.recommended.mode)
+        assert chosen.throughput_tokens_per_s == best or (
+            chosen.mode is Mode.COARSE and chosen.throughput_tokens_per_s >= 0.99 * best
+        )
         assert "llm" in point.recommended.reason or point.recommended.mode is Mode.LLM
 
 
