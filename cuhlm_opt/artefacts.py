@@ -202,6 +202,8 @@ class AnswerLatency(Artefact):
     p50_s: float
     p95_s: float
     p99_s: float
+    answers: int
+    """Replayed answers that the figures come from; 0 where every token takes the same time."""
 
 
 class MarginalWorth(Artefact):

@@ -23,7 +23,7 @@ from cuhlm_opt.channel import (
 )
 from cuhlm_opt.latency import ComputeTimes
 from cuhlm_opt.modes import Mode
-from cuhlm_opt.solve.runs import repeated
+from cuhlm_opt.runs import repeated
 
 Floats = NDArray[np.float64]
 

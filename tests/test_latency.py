@@ -10,6 +10,7 @@ from cuhlm_opt.errors import InputError
 from cuhlm_opt.fading import Rayleigh
 from cuhlm_opt.latency import Accounting, Asks, ComputeTimes, token_law
 from cuhlm_opt.modes import Mode
+from cuhlm_opt.payload import dense_bits, index_bits, published_bits
 
 TIMES = ComputeTimes(slm_s=0.03, gate_s=0.004, llm_pass_s={1: 0.07, 2: 0.09, 4: 0.15, 8: 0.25})
 LINK = Link(uplink=AwgnUplink(bandwidth_hz=1e6, snr=10.0), rtt_s=0.02, downlink_s=0.001)
@@ -132,6 +133,19 @@ def test_gain_over_hlm_stays_under_the_cap_of_the_headline():
     assert gain(0.026 * 32_000 * 23, 32_000 * 23) == pytest.approx(152.6, abs=0.05)
     assert round(gain(30 * 23, 32_000 * 23)) == 4233
     assert round(gain(832 * 23, 32_000 * 8)) == 53
+
+
+def test_a_peer_s_latency_table_from_its_assumptions():
+    """L(K) = 0.07 + 0.23 K/|V|, |V| = 32 000 [THEORY 7.3]: 16 bits a probability, no index bits, one law a token."""
+    vocab_size, fixed_s = 32_000, 0.07
+    full_bits = dense_bits(vocab_size, 16)
+    link = Link(uplink=AwgnUplink(bandwidth_hz=full_bits / 0.23, snr=1.0))
+    times = ComputeTimes(slm_s=fixed_s, gate_s=0.0, llm_pass_s={1: 0.0})
+    found = []
+    for k in (3, 32, 320, 3_200, 32_000):
+        bits = published_bits(float(k), vocab_size, 16) - k * index_bits(vocab_size)
+        found.append(token_law(Mode.HLM, times, link, Asks.always(bits), 1).mean_s)
+    assert found == pytest.approx([0.0700, 0.0702, 0.0723, 0.093, 0.300], abs=5e-5)
 
 
 @pytest.mark.parametrize("slm_s", [float("nan"), -0.1, float("inf")])

@@ -3,13 +3,17 @@
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import islice
 from typing import Unpack
 
-from cuhlm_opt.artefacts import CalibrationRef, Certificate, MarginalWorth, ModeRow, OperatingPoint
+import numpy as np
+
+from cuhlm_opt.artefacts import AnswerLatency, CalibrationRef, Certificate, MarginalWorth, ModeRow, OperatingPoint
 from cuhlm_opt.errors import InfeasibleError
 from cuhlm_opt.links import link_of, with_rate
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
+from cuhlm_opt.simulate import Replayed, replications
 from cuhlm_opt.solve.certificate import CertifiedThreshold
 from cuhlm_opt.solve.intervals import spans
 from cuhlm_opt.solve.modes_table import ModePoint, hlm_throughput, mode_point, throughput
@@ -26,6 +30,9 @@ from cuhlm_opt.solve.statements import (
     warnings,
 )
 
+_REPLAYS = 10
+_LONGEST_REPLAY = 2048
+"""Longest answers that are replayed."""
 _STEP = 0.2
 """Relative step of the differences that marginal worth is taken from: thresholds move in steps of their own."""
 
@@ -96,6 +103,7 @@ def operating_point(posed: Posed, points: Mapping[Mode, ModePoint]) -> Operating
         latency_p50_s=None if time is None else time.quantile(0.5),
         latency_p95_s=None if time is None else time.quantile(0.95),
         latency_p99_s=None if time is None else time.quantile(0.99),
+        answer_latency=_answer_latency(problem, point),
         throughput_tokens_per_s=tokens_per_s,
         throughput_ci=found.throughput,
         speedup_vs_hlm=_ratio(tokens_per_s, hlm_throughput(problem, Format.DENSE)),
@@ -188,6 +196,28 @@ def mode_row(problem: Problem, point: ModePoint) -> ModeRow:
         quantiser=point.quantiser,
         law=point.law,
     )
+
+
+def _answer_latency(problem: Problem, point: ModePoint) -> AnswerLatency | None:
+    """Time of an answer; by replaying the recorded ones, `_REPLAYS` times each, where tokens differ."""
+    gate, times, law, tokens = problem.gate, problem.compute_times, point.time, problem.answer_tokens
+    if law is None or times is None or (gate is None and point.mode is Mode.HLM):
+        return None
+    if gate is None or point.mode in (Mode.SLM, Mode.LLM) or tokens > _LONGEST_REPLAY:
+        whole = tokens * law.mean_s if point.mode in (Mode.SLM, Mode.LLM) else None
+        return None if whole is None else AnswerLatency(mean_s=whole, p50_s=whole, p95_s=whole, p99_s=whole, answers=0)
+    replayed = Replayed(
+        mode=point.mode,
+        times=times,
+        link=problem.link,
+        prompt=gate.records.prompt,
+        skip=np.zeros(gate.records.n_tokens) if point.skip is None else point.skip,
+        bits=np.full(gate.records.n_tokens, point.payload_bits or 0.0) if point.bits is None else point.bits,
+        tokens=tokens,
+    )
+    draws = np.concatenate([each.answers_s for each in islice(replications(replayed), _REPLAYS)])
+    median, late, last = (float(value) for value in np.quantile(draws, (0.5, 0.95, 0.99)))
+    return AnswerLatency(mean_s=float(draws.mean()), p50_s=median, p95_s=late, p99_s=last, answers=len(draws))
 
 
 def _uplink_s(problem: Problem, point: ModePoint) -> float | None:

@@ -19,8 +19,8 @@ from cuhlm_opt.artefacts import SignalFit
 from cuhlm_opt.latency import Asks
 from cuhlm_opt.quantisation import Quantiser, level_below
 from cuhlm_opt.records import T_LIMIT, TOP, Records
+from cuhlm_opt.runs import ask_runs
 from cuhlm_opt.solve.losses import LossUnit, losses_of, prompt_curves, threshold_grid
-from cuhlm_opt.solve.runs import ask_runs
 
 _Floats = NDArray[np.float64]
 

@@ -82,7 +82,7 @@ FORMULAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("conformal_threshold", "hoeffding_bentkus_p_value", "betting_p_value", "prompts_needed"),
         ("tests/solve/test_certificate.py", AGREES),
     ),
-    "cuhlm_opt/solve/runs.py": (("repeated", "ask_runs"), ("tests/solve/test_runs.py",)),
+    "cuhlm_opt/runs.py": (("repeated", "ask_runs"), ("tests/test_runs.py",)),
     "cuhlm_opt/solve/losses.py": (("prompt_curves", "prompt_losses"), ("tests/solve/test_certificate.py",)),
     "cuhlm_opt/solve/joint.py": (
         ("Objective.__call__", "share", "_best"),

@@ -183,6 +183,11 @@ def test_latency_is_a_law(folder):
     assert point.skip_rate < 0.95
     assert TIMES.slm_s + TIMES.gate_s <= point.latency_p50_s < point.latency_s < point.latency_p95_s
     assert point.latency_p95_s <= point.latency_p99_s
+    answer = at(folder, max_bias=0.02, answer_tokens=16).answer_latency
+    assert answer.p50_s <= answer.p95_s <= answer.p99_s
+    assert answer.mean_s == pytest.approx(16 * at(folder, max_bias=0.02, answer_tokens=16).latency_s, rel=0.1)
+    alone = at(folder, mode=Mode.LLM, answer_tokens=16, rtt_s=0.1).answer_latency
+    assert alone.p99_s == alone.mean_s == pytest.approx(16 * 0.04 + 0.1)
     everything = at(folder, max_bias=1.0)
     assert everything.latency_p95_s == everything.latency_s == pytest.approx(TIMES.slm_s + TIMES.gate_s)
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cuhlm_opt.solve.runs import ask_runs, repeated
+from cuhlm_opt.runs import ask_runs, repeated
 
 
 def simulated(prompt, skip, classes, n_classes, tokens, rng, rounds=4000):
