@@ -9,7 +9,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any, Final, Self
@@ -72,6 +72,13 @@ def record_schema(k_grid: Sequence[int]) -> pa.Schema:
     )
 
 
+COLUMNS = (
+    "prompt_id", "domain", "position", "source", "x_d", "beta", "u_mc", "u_bar", "tv", "top_x", "top_y", "top_u_bar",
+    "tv_x_xhat", "tv_quantised",
+)  # fmt: skip
+"""What `Records` is made of."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Records:
     """Records of one domain as arrays; n positions, G truncation sizes."""
@@ -108,6 +115,24 @@ class Records:
         """Number of prompts."""
         return int(self.prompt.max()) + 1
 
+    def some_prompts(self, most: int) -> Self:
+        """Every so many a prompt, at most `most`; its own self where there are no more."""
+        every = -(-self.n_prompts // most)
+        if every == 1:
+            return self
+        chosen = np.flatnonzero(self.prompt % every == 0)
+        place = np.full(self.n_tokens, -1)
+        place[chosen] = np.arange(len(chosen))
+        kept = place[self.measured] >= 0
+        arrays = ("x_d", "beta", "u_mc", "u_bar", "tv", "top_x", "top_y", "top_u_bar", "tv_x_xhat")
+        return replace(
+            self,
+            prompt=self.prompt[chosen] // every,
+            **{name: getattr(self, name)[chosen] for name in arrays},
+            tv_quantised=self.tv_quantised[kept],
+            measured=place[self.measured][kept],
+        )
+
     @classmethod
     def of(cls, table: pa.Table, domain: str) -> Self:
         """Select the rows of `domain`; InputError where there are none, naming the domains there are."""
@@ -115,8 +140,11 @@ class Records:
         mask = column == domain
         if not mask.any():
             raise InputError(f"domain {domain!r} has no records; recorded: {', '.join(sorted(set(column)))}")
-        # Runs of skipped tokens are counted along an answer.
-        rows = table.filter(pa.array(mask)).sort_by([("prompt_id", "ascending"), ("position", "ascending")])
+        rows = table if mask.all() else table.filter(pa.array(mask))
+        order = rows.select(["prompt_id", "position"])
+        if order.combine_chunks() != order.sort_by([("prompt_id", "ascending"), ("position", "ascending")]):
+            # Runs of skipped tokens are counted along an answer.
+            rows = rows.sort_by([("prompt_id", "ascending"), ("position", "ascending")])
 
         def flat(name: str) -> NDArray[np.float64]:
             return np.asarray(rows.column(name).to_numpy(), dtype=np.float64)
@@ -159,14 +187,19 @@ def write_records(table: pa.Table, path: Path, metadata: Mapping[str, Any]) -> N
     write_atomically(path, sink.getvalue().to_pybytes())
 
 
-def read_records(path: Path) -> pa.Table:
+def read_records(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     """Read records and check their schema.
+
+    Args:
+        path: parquet file.
+        columns: the columns to read; None reads all.
 
     Raises:
         InputError: the file is missing, cut, not parquet, of another schema version, or lacks a column (named).
     """
     try:
-        table = pq.read_table(path)
+        schema = pq.read_schema(path)
+        table = pq.read_table(path, columns=None if columns is None else list(columns))
     except FileNotFoundError:
         raise InputError(f"records {path}: no such file") from None
     except (pa.ArrowInvalid, OSError) as error:
@@ -177,7 +210,7 @@ def read_records(path: Path) -> pa.Table:
         raise InputError(f"records {path}: schema version {version!r}; this release reads version {SCHEMA_VERSION}")
     expected = record_schema(metadata["k_grid"])
     for field in expected:
-        if field.name not in table.schema.names or table.schema.field(field.name).type != field.type:
+        if field.name not in schema.names or schema.field(field.name).type != field.type:
             raise InputError(f"records {path}: column {field.name!r} of type {field.type} is missing")
     return table
 

@@ -12,7 +12,7 @@ _Floats = NDArray[np.float64]
 
 _TOKENS = 256
 """Beyond so many tokens the end of an answer no longer matters."""
-_PROMPTS = 4096
+MOST_PROMPTS = 4096
 """Runs are counted in this many answers at most, spread over the records."""
 
 
@@ -47,13 +47,13 @@ def ask_runs(
 
     Returns:
         The probability that a token asks with a message of class c after n - 1 skipped ones, shape (C, L), n = 1 .. L;
-        every position counts alike, so the sum is 1 - mean skip, but where there are more than `_PROMPTS` prompts.
+        every position counts alike, so the sum is 1 - mean skip, but where there are more than `MOST_PROMPTS` prompts.
 
     >>> ask_runs(np.zeros(2, int), np.array([0.5, 0.5]), np.zeros(2, int), 1, tokens=2).tolist()
     [[0.375, 0.125]]
     """
     starts, lengths, totals = repeated(prompt, min(tokens, _TOKENS))
-    every = -(-len(starts) // _PROMPTS)
+    every = -(-len(starts) // MOST_PROMPTS)
     starts, lengths, totals = starts[::every], lengths[::every], totals[::every]
     longest = int(totals[0])
     share = lengths / (totals * lengths.sum())  # a token of a repeated answer stands for this share of all

@@ -151,7 +151,7 @@ class Problem:
 
         def make() -> _Floats:
             found = [self.certified(gate, self.budget - float(rest)) for rest in rests[1:]]
-            rates = [0.0 if each is None else gate.at(each.threshold).skip_rate for each in found]
+            rates = [0.0 if each is None else gate.curve.skip_at(each.threshold) for each in found]
             return np.maximum.accumulate([0.0, *rates])
 
         known = gate.remembered(("certified skip", self.budget, self.calibration.max_tokens, self.delta), make)

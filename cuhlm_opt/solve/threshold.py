@@ -19,7 +19,7 @@ from cuhlm_opt.artefacts import SignalFit
 from cuhlm_opt.latency import Asks
 from cuhlm_opt.quantisation import Quantiser, level_below
 from cuhlm_opt.records import T_LIMIT, TOP, Records
-from cuhlm_opt.runs import ask_runs
+from cuhlm_opt.runs import MOST_PROMPTS, ask_runs
 from cuhlm_opt.solve.losses import LossUnit, losses_of, prompt_curves, threshold_grid
 
 _Floats = NDArray[np.float64]
@@ -93,6 +93,11 @@ class Curve:
     skip_rate: _Floats
     risk: _Floats
     query: _Floats | None
+
+    def skip_at(self, threshold: float | None) -> float:
+        """Skip rate at a threshold, to rounding that of `Gate.at`."""
+        at = 0 if threshold is None else int(np.searchsorted(self.levels, threshold, side="right"))
+        return float(self.skip_rate[at - 1]) if at else 0.0
 
     def skip_within(self, limits: _Floats) -> _Floats:
         """Skip rate at the largest threshold whose risk is at most each of `limits`."""
@@ -195,7 +200,8 @@ class Gate:
         spread = np.searchsorted(curve.skip_rate, wanted * curve.skip_rate[-1])
         at = np.unique(spread if len(curve.levels) > _RUN_LEVELS else np.arange(len(curve.levels)))
         thresholds = [None, *curve.levels[np.minimum(at, len(curve.levels) - 1)].tolist()]
-        laws = [self.asks(self.at(threshold).skip) for threshold in thresholds]
+        some = replace(self, records=self.records.some_prompts(MOST_PROMPTS))
+        laws = [some.asks(some._at(threshold).skip) for threshold in thresholds]
         return np.array([1.0 - law.rate for law in laws]), np.array([law.weights[0] for law in laws])
 
     def asks(self, skip: _Floats, bits: _Floats | None = None) -> Asks:

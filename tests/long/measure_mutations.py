@@ -83,11 +83,12 @@ FORMULAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("tests/solve/test_certificate.py", AGREES),
     ),
     "cuhlm_opt/runs.py": (("repeated", "ask_runs"), ("tests/test_runs.py",)),
-    "cuhlm_opt/solve/losses.py": (("prompt_curves", "prompt_losses"), ("tests/solve/test_certificate.py",)),
+    "cuhlm_opt/solve/losses.py": (("prompt_curves", "losses_of"), ("tests/solve/test_certificate.py",)),
     "cuhlm_opt/solve/joint.py": (
-        ("Objective.__call__", "share", "_best"),
-        ("tests/solve/test_truncation_rules.py",),
+        ("Worth.__call__", "Worth.passed", "_spent", "_ranked"),
+        ("tests/solve/test_truncation_rules.py", "tests/solve/test_limits.py"),
     ),
+    "cuhlm_opt/solve/coding.py": (("Coding.bias", "Coding.mean_bias"), ("tests/solve/test_truncation_rules.py",)),
     "cuhlm_opt/solve/modes_table.py": (("most_skippable",), ("tests/solve/test_modes_table.py",)),
 }
 """Functions of the package whose every sign and constant is changed, and the tests that must notice."""
