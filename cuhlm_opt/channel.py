@@ -181,7 +181,8 @@ class InstantaneousUplink:
             return math.log(2) / math.log1p(self.fading.quantile(probability))
 
         # The integrand grows towards 0, as a power of the probability above -1: p = z^4 takes that away.
-        found = quad(lambda z: 4 * z**3 * integrand(z**4), 0.0, 1.0, epsabs=0.0, epsrel=1e-9, limit=500)
+        # full_output: near m = 1 quad doubts the convergence that is proved, and would say so on stderr.
+        found = quad(lambda z: 4 * z**3 * integrand(z**4), 0.0, 1.0, epsabs=0.0, epsrel=1e-9, limit=500, full_output=1)
         return float(found[0])
 
     @property

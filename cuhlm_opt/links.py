@@ -65,7 +65,9 @@ def _uplink(settings: ChannelSettings) -> Uplink:
             raise InputError(f"--trace {str(path)!r} is not the file that the operating point was solved for")
         return TraceUplink(trace=trace)
     bandwidth_hz, snr_db = settings.bandwidth_hz, settings.snr_db
-    if bandwidth_hz is None or not 0 < bandwidth_hz < float("inf"):
+    if bandwidth_hz is None:
+        raise InputError(f"--bandwidth is missing; --channel {kind} needs one, such as 10MHz")
+    if not 0 < bandwidth_hz < float("inf"):
         raise InputError(f"--bandwidth {bandwidth_hz!r} is not allowed; give a finite frequency > 0, such as 10MHz")
     if not abs(snr_db) <= 100:
         raise InputError(f"--snr {snr_db!r} dB is not allowed; give decibels between -100 and 100")
