@@ -141,9 +141,7 @@ class Records:
         if not mask.any():
             raise InputError(f"domain {domain!r} has no records; recorded: {', '.join(sorted(set(column)))}")
         rows = table if mask.all() else table.filter(pa.array(mask))
-        order = rows.select(["prompt_id", "position"])
-        if order.combine_chunks() != order.sort_by([("prompt_id", "ascending"), ("position", "ascending")]):
-            # Runs of skipped tokens are counted along an answer.
+        if not _along_answers(rows):
             rows = rows.sort_by([("prompt_id", "ascending"), ("position", "ascending")])
 
         def flat(name: str) -> NDArray[np.float64]:
@@ -166,6 +164,15 @@ class Records:
             measured=np.flatnonzero(rows.column("tv_quantised").is_valid().to_numpy(zero_copy_only=False)),
             sources=frozenset(rows.column("source").unique().to_pylist()),
         )
+
+
+def _along_answers(rows: pa.Table) -> bool:
+    """Whether each prompt's positions stand together and in order, as runs of skipped tokens are counted."""
+    _, prompt = np.unique(rows.column("prompt_id").to_numpy(zero_copy_only=False), return_inverse=True)
+    starts = np.flatnonzero(np.diff(prompt, prepend=-1))
+    steps = np.diff(rows.column("position").to_numpy())
+    inside = np.diff(prompt) == 0
+    return len(starts) == prompt.max() + 1 and bool(np.all(steps[inside] > 0))
 
 
 def _quantised_shape(vocab_size: int) -> tuple[int, int, int]:

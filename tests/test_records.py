@@ -61,6 +61,26 @@ def test_records_of_a_domain_are_its_rows(table, tmp_path):
     np.testing.assert_array_equal(records.tv_x_xhat, np.array([row["tv_x_xhat"] for row in rows], dtype=np.float32))
 
 
+def test_rows_in_any_order_are_put_along_their_answers(table):
+    stored = table.replace_schema_metadata({b"cuhlm_opt": json.dumps(METADATA).encode()})
+    straight = stored.sort_by([("prompt_id", "ascending"), ("position", "ascending")])
+    shuffled = straight.take(pa.array([3, 0, 5, 1, 4, 2]))
+    first, again = Records.of(straight, "a"), Records.of(shuffled, "a")
+    np.testing.assert_array_equal(first.u_bar, again.u_bar)
+    np.testing.assert_array_equal(first.prompt, again.prompt)
+    np.testing.assert_array_equal(first.measured, again.measured)
+
+
+def test_some_prompts_are_whole_answers(table):
+    stored = table.replace_schema_metadata({b"cuhlm_opt": json.dumps(METADATA).encode()})
+    records = Records.of(stored, "a")
+    some = records.some_prompts(1)
+    assert (some.n_prompts, records.n_prompts) == (1, 2)
+    np.testing.assert_array_equal(some.u_bar, records.u_bar[records.prompt == 0])
+    np.testing.assert_array_equal(some.tv_quantised, records.tv_quantised[records.prompt[records.measured] == 0])
+    assert records.some_prompts(2) is records
+
+
 def test_unknown_domain_names_the_known_ones(table, tmp_path):
     write_records(table, tmp_path / "r.parquet", METADATA)
     with pytest.raises(InputError, match="domain 'c' has no records; recorded: a, b"):
