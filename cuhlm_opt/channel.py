@@ -370,10 +370,3 @@ class Link:
     def service(self, bits: float) -> ServiceTime:
         """Law of the time of one message and its header."""
         return self.uplink.service(bits + self.overhead_bits)
-
-
-def check_bandwidth(bandwidth_hz: float) -> float:
-    """Return it if it is finite and positive."""
-    if not (math.isfinite(bandwidth_hz) and bandwidth_hz > 0):
-        raise InputError(f"bandwidth_hz {bandwidth_hz!r} is not allowed; give a finite number > 0")
-    return bandwidth_hz

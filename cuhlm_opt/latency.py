@@ -49,6 +49,10 @@ class ComputeTimes:
         if not self.llm_pass_s or not all(np.isfinite(t) and t >= 0 for t in times):
             raise InputError(f"compute times {times} are not allowed; give finite seconds >= 0, one LLM pass at least")
 
+    def device_s(self, mode: Mode) -> float:
+        """Time of the device at each token: a step of the SLM, and the gate where there is one."""
+        return self.slm_s + (self.gate_s if mode.skips else 0.0)
+
     def llm_s(self, n: Floats | float) -> Floats:
         """Time of one LLM pass over n >= 1 tokens, piecewise linear in n."""
         sizes = np.array(sorted(self.llm_pass_s), dtype=float)
@@ -222,7 +226,7 @@ def token_law(mode: Mode, times: ComputeTimes, link: Link, asks: Asks, answer_to
     if mode is Mode.LLM:
         streamed = link.downlink_s + link.rtt_s / answer_tokens
         return TokenLaw(skipped_s=0.0, asked_s=streamed, pass_s=pass_s, asks=asks, link=None)
-    device = times.slm_s + (times.gate_s if mode.skips and mode is not Mode.SLM else 0.0)
+    device = times.device_s(mode)
     asked = device + link.rtt_s + link.downlink_s
     return TokenLaw(skipped_s=device, asked_s=asked, pass_s=pass_s, asks=asks, link=link)
 

@@ -1,7 +1,8 @@
 """Laws of the time that a message takes on the uplink: mean, distribution function, quantiles, samples [THEORY 8].
 
-A law is given to the model of latency as atoms, seconds with probabilities: exactly, but for a tail of retransmissions
-below `TAIL`, and for continuous laws, which are cut into `CELLS` parts of equal probability.
+Means and quantiles of latency come from the mean and the distribution function. Accounting by rates needs E[1/latency],
+for which a law is given as atoms: exactly, but for a tail of retransmissions below `TAIL`, and for continuous laws,
+which are cut into `CELLS` parts of equal probability.
 """
 
 import math

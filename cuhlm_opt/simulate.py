@@ -90,8 +90,8 @@ def replications(replayed: Replayed, seed: int = 0) -> Iterator[Replication]:
     within = places < totals[:, None]
     rows = starts[:, None] + places % lengths[:, None]
     weights = lengths / (totals * lengths.sum())
-    times, link, mode = replayed.times, replayed.link, replayed.mode
-    device = times.slm_s + (times.gate_s if mode.skips and mode is not Mode.SLM else 0.0)
+    times, link = replayed.times, replayed.link
+    device = times.device_s(replayed.mode)
     streams = np.random.SeedSequence(seed)
     while True:
         rng = np.random.default_rng(streams.spawn(1)[0])

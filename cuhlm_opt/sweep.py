@@ -20,6 +20,7 @@ from cuhlm_opt.links import link_of
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.payload import Format
 from cuhlm_opt.records import write_atomically
+from cuhlm_opt.solve.limits import Objective
 from cuhlm_opt.solve.modes_table import ModePoint, hlm_throughput, mode_point, throughput, timed, untimed
 from cuhlm_opt.solve.options import Options, Posed, pose
 from cuhlm_opt.solve.problem import Problem
@@ -29,7 +30,7 @@ Row = dict[str, Any]
 
 AXES = ("bandwidth_hz", "snr_db", "rtt_s", "max_bias")
 _WHATEVER_THE_LINK = (Mode.SLM, Mode.LLM, Mode.HLM, Mode.U_HLM, Mode.QUERY, Mode.EXACT, Mode.COARSE)
-"""Modes whose threshold and messages are the same on every link."""
+"""Modes whose threshold and messages are the same on every link, unless limits or another objective choose them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,8 @@ class Solver:
         return [row | {"recommended": row["mode"] == chosen, "pareto": on} for row, on in zip(rows, front, strict=True)]
 
     def _point(self, problem: Problem, mode: Mode) -> ModePoint:
-        if mode not in _WHATEVER_THE_LINK:
+        chosen_by_the_link = problem.objective is not Objective.THROUGHPUT or problem.limits.any
+        if chosen_by_the_link or mode not in _WHATEVER_THE_LINK:
             return mode_point(problem, mode)
         key = (problem.budget, mode)
         if key not in self._kept:

@@ -36,10 +36,11 @@ def test_law_of_the_runs_by_coins():
 
 
 def test_independent_skips_of_one_rate_make_geometric_runs():
-    """Far from the ends: P(ask after n - 1 skips) = (1 - p)^2 p^(n - 1) per token."""
-    runs = ask_runs(np.zeros(50, int), np.full(50, 0.6), np.zeros(50, int), 1, tokens=5000)[0]
-    n = np.arange(1, 12)
-    assert runs[:11] == pytest.approx(0.4 * 0.4 * 0.6 ** (n - 1.0), abs=1e-3)
+    """P(ask after n - 1 skips) = ((T - n) (1 - p)^2 + (1 - p)) p^(n - 1) / T: one run reaches back to the beginning."""
+    tokens = 250
+    runs = ask_runs(np.zeros(50, int), np.full(50, 0.6), np.zeros(50, int), 1, tokens=tokens)[0]
+    n = np.arange(1, tokens + 1)
+    assert runs == pytest.approx(((tokens - n) * 0.4**2 + 0.4) * 0.6 ** (n - 1.0) / tokens, abs=1e-15)
 
 
 def test_clustered_skips_make_longer_runs():

@@ -49,6 +49,17 @@ def test_every_point_is_as_solve_has_it(folder, tmp_path):
     assert all(row["speedup_vs_hlm"] <= row["speedup_vs_hlm_published"] for row in speeds)
 
 
+def test_where_late_quantiles_matter_every_mode_depends_on_the_link(folder):
+    fixed = {"domain": "code", "policy": "budget", "objective": "latency-p95"}
+    solver = Solver(folder, bandwidth_hz=1e3, **fixed)
+    for bandwidth_hz in (1e3, 1e6):
+        link = {"bandwidth_hz": bandwidth_hz, "snr_db": 10.0, "rtt_s": 0.0, "max_bias": 0.1}
+        rows = {row["mode"]: row for row in solver.rows(link)}
+        for own in solve(folder, **link, **fixed).baselines:
+            if own.mode is not Mode.RANDOM:
+                assert rows[str(own.mode)]["u_threshold"] == own.u_threshold
+
+
 def test_processes_and_csv_give_the_same(folder, tmp_path):
     sweep(plan(folder), tmp_path / "one.csv", workers=1, progress=lambda done: None)
     sweep(plan(folder), tmp_path / "two.csv", workers=2, progress=lambda done: None)

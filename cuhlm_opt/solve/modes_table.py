@@ -216,6 +216,9 @@ def _settled(
             bias_skip=float(np.mean(skipping.risk)),
         )
         found.append(build(lower, skipping))
+    # The bias of `query` need not grow with the threshold: what is within the budget above may not be below.
+    most = max(problem.budget, point.bias or 0.0)
+    found = [each for each in found if each.bias is None or each.bias <= most]
     best = min(found, key=lambda each: _preference(problem, each))
     return replace(best, limited_by=_excess(problem, point))
 
@@ -403,5 +406,6 @@ def _sizes(problem: Problem, gate: Gate, mode: Mode, limit: float) -> Sequence[S
     if theta is None:
         if offline:
             return gate.remembered("offline sizes", lambda: offline_choices(records))
-        return gate.remembered(("online sizes", limit), lambda: online_choices(records, limit))
+        choices = gate.remembered("online sizes", lambda: online_choices(records))
+        return [choice for choice in choices if (choice.bias or 0.0) <= limit]
     return [(offline_by_bound if offline else online_by_bound)(records, theta)]

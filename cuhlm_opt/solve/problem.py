@@ -90,10 +90,7 @@ class Problem:
         """How all of x is written: of the ways that are open, the one of least measured bias; None without records."""
         if self.gate is None:
             return None
-        return min(
-            open_codings(self.gate.records, self.law_format, self.quantiser, self.bits),
-            key=lambda coding: coding.known_bias[-1],
-        )
+        return min(self._codings(self.law_format, self.bits), key=lambda coding: coding.known_bias[-1])
 
     @property
     def truncated_format(self) -> Format:
@@ -103,8 +100,14 @@ class Problem:
     @property
     def codings(self) -> Sequence[Coding]:
         """Ways to write a truncated law that are open."""
-        assert self.gate is not None
-        return open_codings(self.gate.records, self.truncated_format, self.quantiser, self.b_prob)
+        return self._codings(self.truncated_format, self.b_prob)
+
+    def _codings(self, law_format: Format, b_prob: int | None) -> Sequence[Coding]:
+        """Open codings, each made once: what rounding does is a mean over many positions."""
+        gate, quantiser = self.gate, self.quantiser
+        assert gate is not None
+        key = ("codings", law_format, quantiser, b_prob)
+        return gate.remembered(key, lambda: open_codings(gate.records, law_format, quantiser, b_prob))
 
     def gate_of(self, mode: Mode) -> Gate | None:
         """The gate of a mode, over the law that its drafts are drawn from."""

@@ -106,8 +106,11 @@ def bias_ledger(problem: Problem, point: ModePoint) -> list[LedgerEntry]:
         if query
         else ("E[s beta], the skip-risk identity, mean over recorded positions")
     )
+    exact = problem.gate is None or not point.mode.skips or problem.gate.is_exact_at(point.threshold)
     entries = [
-        LedgerEntry(term="skipping", value=point.bias_skip, kind="exact", meaning=skipping),
+        LedgerEntry(
+            term="skipping", value=point.bias_skip, kind="exact" if exact else "estimate", meaning=skipping
+        ),
         LedgerEntry(
             term="truncation", value=point.bias_truncation, kind="bound",
             meaning="TV(x, x_hat), mean over recorded positions",

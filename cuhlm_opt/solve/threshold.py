@@ -26,8 +26,8 @@ _Floats = NDArray[np.float64]
 
 _Value = TypeVar("_Value")
 
-_MEMO_POSITIONS = 4_000_000
-"""Positions times things that a gate remembers at most."""
+_RECENT_POSITIONS = 4_000_000
+"""Positions times thresholds whose skipping a gate keeps at most."""
 _RUN_LEVELS = 48
 """Thresholds at which the runs are counted; between them they are interpolated in the skip rate."""
 
@@ -122,17 +122,22 @@ class Gate:
 
     def remembered(self, key: Hashable, make: Callable[[], _Value]) -> _Value:
         """What `make` returns, made once per key: links change more often than records and budgets."""
-        memo = self._memo
-        if key not in memo:
-            if len(memo) >= max(_MEMO_POSITIONS // self.records.n_tokens, 8):
-                memo.clear()
-            memo[key] = make()
-        found: _Value = memo[key]
+        if key not in self._memo:
+            self._memo[key] = make()
+        found: _Value = self._memo[key]
         return found
 
+    @cached_property
+    def _recent(self) -> dict[float | None, Skipping]:
+        return {}
+
     def at(self, threshold: float | None) -> Skipping:
-        """What the gate does at `threshold`; None never skips."""
-        return self.remembered(("at", threshold), lambda: self._at(threshold))
+        """What the gate does at `threshold`; None never skips. The last few are kept, as many as memory allows."""
+        if threshold not in self._recent:
+            if len(self._recent) >= max(_RECENT_POSITIONS // self.records.n_tokens, 8):
+                del self._recent[next(iter(self._recent))]
+            self._recent[threshold] = self._at(threshold)
+        return self._recent[threshold]
 
     def _at(self, threshold: float | None) -> Skipping:
         records, n = self.records, self.records.n_tokens

@@ -129,10 +129,10 @@ class Mutation(ast.NodeTransformer):
             return node
         return self._next(node, ast.BinOp(node.left, other, node.right))
 
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.AST:
         """A minus sign goes; the number behind it is not changed as well."""
         if not isinstance(node.op, ast.USub):
-            return self.generic_visit(node)  # type: ignore[return-value]
+            return self.generic_visit(node)
         return self._next(node, node.operand)
 
     def visit_Constant(self, node: ast.Constant) -> ast.expr:
@@ -143,11 +143,11 @@ class Mutation(ast.NodeTransformer):
             return self._next(node, ast.Constant(node.value * 2 or 1.0))
         return node
 
-    def visit_Call(self, node: ast.Call) -> ast.expr:
+    def visit_Call(self, node: ast.Call) -> ast.AST:
         """How many cases a check runs through is no formula."""
         if isinstance(node.func, ast.Name) and node.func.id == "range":
             return node
-        return self.generic_visit(node)  # type: ignore[return-value]
+        return self.generic_visit(node)
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.expr:
         """Text."""

@@ -171,6 +171,14 @@ def test_infeasible_limits_say_what_would_do(folder):
         solve(str(folder), **given, max_uplink_bps=1e-3, max_passes=1e-3)
 
 
+@pytest.mark.parametrize("mode", [Mode.QUERY, Mode.U_HLM, Mode.COARSE, Mode.CU_HLM_ONLINE])
+def test_smaller_thresholds_stay_within_the_budget(folder, mode):
+    """The bias of `query` need not grow with the threshold: a smaller one may cost more."""
+    given = options(2e4, half_of_all(folder), 0.0) | {"mode": mode, "objective": "latency-p95"}
+    point = solve(str(folder), **given)
+    assert point.bias_total <= point.bias_budget or point.u_threshold is None
+
+
 @pytest.mark.parametrize(
     ("limit", "message"),
     [

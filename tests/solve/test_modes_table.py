@@ -191,7 +191,8 @@ def test_published_policy_leaves_truncation_what_the_budget_leaves(problem, mode
     assert risk > 0
     point = mode_point(replace(problem, budget=1.2 * risk), mode)
     assert point.threshold == 0.4
-    assert 1.1 * risk < point.bias <= 1.2 * risk or point.bias_truncation < 0.05 * risk
+    least = 1.15 if mode is Mode.CU_HLM_OFFLINE else 1.1  # online, no tolerance of the grid comes as close
+    assert least * risk < point.bias <= 1.2 * risk or point.bias_truncation < 0.05 * risk
     beyond = mode_point(replace(problem, budget=0.5 * risk), mode)
     assert beyond.bias_truncation <= 0.5 * risk < beyond.bias
 
