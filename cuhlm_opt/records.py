@@ -16,6 +16,7 @@ from typing import Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -33,12 +34,14 @@ QUANTISED_STEP = 2.0**-17
 """`tv_quantised` is rounded up to a multiple of this."""
 
 _METADATA_KEY = b"cuhlm_opt"
+_ROW_GROUP = 2**17
+"""Rows that are read at once, beside others."""
 
 
 def record_schema(k_grid: Sequence[int]) -> pa.Schema:
     """Arrow schema of the records; `k_grid` holds the truncation sizes of the metadata, up to |V|."""
     grid = pa.list_(pa.float32(), len(k_grid))
-    quantised = pa.list_(pa.float32(), math.prod(_quantised_shape(k_grid[-1])))
+    some = pa.list_(pa.float32())  # a list of fixed length would take room where it is null
     return pa.schema(
         [
             ("prompt_id", pa.string()),
@@ -64,10 +67,10 @@ def record_schema(k_grid: Sequence[int]) -> pa.Schema:
             ("tail_mass", grid),  # mass of x beyond the k largest
             ("tv_x_xhat", grid),  # TV(x, x_hat_k)
             # on a random subset of positions, null elsewhere:
-            ("tv_redraw", grid),  # TV(norm((y - x)+), norm((y - x_hat_k)+))
-            ("bias_exact", grid),  # TV(output, y) of cu-hlm-offline without skipping
-            ("tv_xhat_y", grid),  # TV(x_hat_k, y)
-            ("tv_quantised", quantised),  # TV(x_hat_k, decoded x_hat_k), see `Records.tv_quantised`
+            ("tv_redraw", some),  # TV(norm((y - x)+), norm((y - x_hat_k)+))
+            ("bias_exact", some),  # TV(output, y) of cu-hlm-offline without skipping
+            ("tv_xhat_y", some),  # TV(x_hat_k, y)
+            ("tv_quantised", some),  # TV(x_hat_k, decoded x_hat_k), see `Records.tv_quantised`
         ]
     )
 
@@ -90,10 +93,10 @@ class Records:
     u_mc: NDArray[np.float64]
     u_bar: NDArray[np.float64]
     tv: NDArray[np.float64]
-    top_x: NDArray[np.float64]
+    top_x: NDArray[np.float32]
     """(n, TOP)"""
-    top_y: NDArray[np.float64]
-    top_u_bar: NDArray[np.float64]
+    top_y: NDArray[np.float32]
+    top_u_bar: NDArray[np.float32]
     k_grid: NDArray[np.int64]
     """(G,) truncation sizes, from 0 to |V|."""
     tv_x_xhat: NDArray[np.float32]
@@ -136,11 +139,10 @@ class Records:
     @classmethod
     def of(cls, table: pa.Table, domain: str) -> Self:
         """Select the rows of `domain`; InputError where there are none, naming the domains there are."""
-        column = table.column("domain").to_numpy(zero_copy_only=False)
-        mask = column == domain
-        if not mask.any():
-            raise InputError(f"domain {domain!r} has no records; recorded: {', '.join(sorted(set(column)))}")
-        rows = table if mask.all() else table.filter(pa.array(mask))
+        recorded = table.column("domain").unique().to_pylist()
+        if domain not in recorded:
+            raise InputError(f"domain {domain!r} has no records; recorded: {', '.join(sorted(recorded))}")
+        rows = table if len(recorded) == 1 else table.filter(pc.equal(table.column("domain"), domain))
         if not _along_answers(rows):
             rows = rows.sort_by([("prompt_id", "ascending"), ("position", "ascending")])
 
@@ -153,11 +155,10 @@ class Records:
 
         k_grid = np.array(read_metadata(table)["k_grid"], dtype=np.int64)
         measured = rows.column("tv_quantised").combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        _, prompt = np.unique(rows.column("prompt_id").to_numpy(zero_copy_only=False), return_inverse=True)
         return cls(
-            prompt=prompt,
+            prompt=_prompt_indices(rows),
             **{name: flat(name) for name in ("x_d", "beta", "u_mc", "u_bar", "tv")},
-            **{name: nested(name).astype(np.float64) for name in ("top_x", "top_y", "top_u_bar")},
+            **{name: nested(name) for name in ("top_x", "top_y", "top_u_bar")},
             k_grid=k_grid,
             tv_x_xhat=nested("tv_x_xhat"),
             tv_quantised=measured.reshape(-1, *_quantised_shape(int(k_grid[-1]))),
@@ -168,11 +169,18 @@ class Records:
 
 def _along_answers(rows: pa.Table) -> bool:
     """Whether each prompt's positions stand together and in order, as runs of skipped tokens are counted."""
-    _, prompt = np.unique(rows.column("prompt_id").to_numpy(zero_copy_only=False), return_inverse=True)
+    prompt = _prompt_indices(rows)
     starts = np.flatnonzero(np.diff(prompt, prepend=-1))
     steps = np.diff(rows.column("position").to_numpy())
     inside = np.diff(prompt) == 0
     return len(starts) == prompt.max() + 1 and bool(np.all(steps[inside] > 0))
+
+
+def _prompt_indices(rows: pa.Table) -> NDArray[np.int64]:
+    """Index of each row's prompt among the ids in order."""
+    ids = rows.column("prompt_id").combine_chunks().dictionary_encode()
+    _, rank = np.unique(ids.dictionary.to_numpy(zero_copy_only=False), return_inverse=True)
+    return np.asarray(rank, dtype=np.int64)[ids.indices.to_numpy()]
 
 
 def _quantised_shape(vocab_size: int) -> tuple[int, int, int]:
@@ -189,8 +197,9 @@ def write_records(table: pa.Table, path: Path, metadata: Mapping[str, Any]) -> N
     dictionary = ["prompt_id", "domain", "source"]
     sink = pa.BufferOutputStream()
     pq.write_table(
-        table, sink, compression="zstd", compression_level=12, use_dictionary=dictionary, use_byte_stream_split=grids
-    )
+        table, sink, row_group_size=_ROW_GROUP, compression="zstd", compression_level=12,
+        use_dictionary=dictionary, use_byte_stream_split=grids,
+    )  # fmt: skip
     write_atomically(path, sink.getvalue().to_pybytes())
 
 

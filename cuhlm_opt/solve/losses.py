@@ -35,7 +35,7 @@ def threshold_grid(step: float = 0.005) -> Array:
 
 
 def prompt_curves(
-    prompt: NDArray[np.integer], top_u_bar: Array, weight: Array, grid: Array, everything: Array | None = None
+    prompt: NDArray[np.integer], top_u_bar: Array, weight: Array, grid: Array, total: Array | None = None
 ) -> Array:
     """Sums over the tokens of each prompt of sum_v 1[u_bar_v <= t] weight_v, for t on a grid.
 
@@ -45,22 +45,21 @@ def prompt_curves(
         prompt: index of the prompt per position, shape (N,), 0 .. n - 1.
         top_u_bar: u_bar of the most likely tokens, shape (N, m), in [0, 1].
         weight: shape (N, m), >= 0.
-        grid: ascending thresholds, shape (G,); those from `T_LIMIT` up need `everything`, and must then be 1.
-        everything: value of a position where every token is skipped, shape (N,), for t = 1.
+        grid: ascending thresholds, shape (G,); those from `T_LIMIT` up need `total`, and must then be 1.
+        total: value of a prompt where every token is skipped, shape (n,), for t = 1.
 
     Returns:
         Shape (n, G), nondecreasing along the grid.
     """
     inner = grid[grid < T_LIMIT]
-    if not np.all(np.diff(grid) > 0) or not np.all(grid[len(inner) :] == (1.0 if everything is not None else np.nan)):
+    if not np.all(np.diff(grid) > 0) or not np.all(grid[len(inner) :] == (1.0 if total is not None else np.nan)):
         raise InputError(f"grid of thresholds {grid} is not allowed; give ascending values below {T_LIMIT}, then 1")
-    n, levels = int(prompt.max()) + 1, len(inner)
+    n, levels = int(prompt.max(initial=-1)) + 1 if total is None else len(total), len(inner)
     row, token = np.nonzero(top_u_bar <= (inner[-1] if levels else -1.0))
     level = np.searchsorted(inner, top_u_bar[row, token])
     cells = np.bincount(prompt[row] * levels + level, weights=weight[row, token], minlength=n * levels)
     curves: Array = np.cumsum(cells.reshape(n, levels), axis=1, dtype=np.float64)
     if len(grid) > levels:
-        total = np.bincount(prompt, weights=everything)
         last = curves[:, -1] if levels else 0.0
         curves = np.column_stack([curves, np.maximum(total, last)])  # columns are rounded to float32 one by one
     return curves
@@ -97,7 +96,7 @@ def prompt_losses(
     Raises:
         InputError: an answer is longer than `max_tokens`, or `eps` is missing.
     """
-    sums = prompt_curves(prompt, top_u_bar, np.maximum(top_x - top_y, 0.0), grid, tv)
+    sums = prompt_curves(prompt, top_u_bar, np.maximum(top_x - top_y, 0.0), grid, np.bincount(prompt, tv))
     return losses_of(sums, np.bincount(prompt), max_tokens=max_tokens, unit=unit, eps=eps)
 
 

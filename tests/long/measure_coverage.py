@@ -92,10 +92,10 @@ class RecordedDomain:
     """Per-prompt sums of one domain, from which every split is a mean over rows."""
 
     def __init__(self, records: Records, max_tokens: int) -> None:
-        prompt, tokens = records.prompt, np.ones(records.n_tokens)
+        prompt = records.prompt
         top = (prompt, records.top_u_bar, records.top_x)
         self.losses = prompt_losses(*top, records.top_y, records.tv, grid=GRID, max_tokens=max_tokens)
-        self.skips = prompt_curves(*top, GRID, tokens)
+        self.skips = prompt_curves(*top, GRID, np.bincount(prompt))
         self.lengths = np.bincount(prompt)
         self.max_tokens, self.n = max_tokens, records.n_prompts
         self.signals = {name: getattr(records, name) for name in ("u_mc", "u_bar")}

@@ -211,7 +211,7 @@ def test_synthetic_population_has_the_law_it_states():
     for population in POPULATIONS.values():
         drawn = population.draw(40_000, np.random.default_rng(1))
         losses = prompt_losses(**vars(drawn), grid=GRID, max_tokens=population.max_tokens)
-        skips = prompt_curves(drawn.prompt, drawn.top_u_bar, drawn.top_x, GRID, np.ones(len(drawn.prompt)))
+        skips = prompt_curves(drawn.prompt, drawn.top_u_bar, drawn.top_x, GRID, np.bincount(drawn.prompt))
         skips /= population.max_tokens * population.mean_length_share
         for g in (0, 20, 90, 170, -1):
             for sample, truth in ((losses, population.loss), (skips, population.skip)):
