@@ -52,9 +52,10 @@ class ClusterBootstrap:
         """Draw `resamples` multinomial count vectors over `n_prompts` prompts."""
         if n_prompts < 1 or resamples < 1:
             raise InputError(f"{resamples} resamples of {n_prompts} prompts are not allowed; give at least one of each")
-        cells = rng.integers(n_prompts, size=(resamples, n_prompts)) + n_prompts * np.arange(resamples)[:, None]
-        counts = np.bincount(cells.ravel(), minlength=resamples * n_prompts)
-        return cls(counts.reshape(resamples, n_prompts).astype(np.float64))
+        counts = np.empty((resamples, n_prompts))
+        for row in counts:
+            row[:] = np.bincount(rng.integers(n_prompts, size=n_prompts), minlength=n_prompts)
+        return cls(counts)
 
     def intervals(self, statistics: Statistics, sums: Array, level: float = LEVEL) -> dict[str, Interval]:
         """Intervals of statistics of the prompts' sums.

@@ -5,7 +5,6 @@ Ranges: probabilities, masses, TV and uncertainties in [0, 1]; entropy in nats; 
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -80,6 +79,9 @@ COLUMNS = (
     "tv_x_xhat", "tv_quantised",
 )  # fmt: skip
 """What `Records` is made of."""
+_WIDEST = "tv_x_xhat"
+_BATCH = 2**14
+"""Rows of the widest column that are read at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,43 +139,76 @@ class Records:
         )
 
     @classmethod
-    def of(cls, table: pa.Table, domain: str) -> Self:
-        """Select the rows of `domain`; InputError where there are none, naming the domains there are."""
-        recorded = table.column("domain").unique().to_pylist()
-        if domain not in recorded:
-            raise InputError(f"domain {domain!r} has no records; recorded: {', '.join(sorted(recorded))}")
-        rows = table if len(recorded) == 1 else table.filter(pc.equal(table.column("domain"), domain))
-        if not _along_answers(rows):
-            rows = rows.sort_by([("prompt_id", "ascending"), ("position", "ascending")])
+    def read(cls, path: Path, domain: str) -> Self:
+        """Records of one domain from a file, as `of`; the widest column is read piece by piece, to be held once.
+
+        Raises:
+            InputError: as `read_records`, or the file has no rows of the domain.
+        """
+        table = read_records(path, [name for name in COLUMNS if name != _WIDEST])
+        wide = np.empty((len(table), len(read_metadata(table)["k_grid"])), dtype=np.float32)
+        at = 0
+        for batch in pq.ParquetFile(path).iter_batches(_BATCH, columns=[_WIDEST]):
+            wide[at : at + len(batch)] = _matrix(batch.column(0))
+            at += len(batch)
+        return cls.of(table, domain, wide)
+
+    @classmethod
+    def of(cls, table: pa.Table, domain: str, tv_x_xhat: NDArray[np.float32] | None = None) -> Self:
+        """Select the rows of `domain`; InputError where there are none, naming the domains there are.
+
+        Args:
+            table: from `read_records`.
+            domain: which rows.
+            tv_x_xhat: that column of the table, shape (rows, G), where the table is without.
+        """
+        chosen = np.flatnonzero(pc.equal(table.column("domain"), domain).to_numpy())
+        if not len(chosen):
+            recorded = sorted(table.column("domain").unique().to_pylist())
+            raise InputError(f"domain {domain!r} has no records; recorded: {', '.join(recorded)}")
+        prompt, position = _prompt_indices(table), table.column("position").to_numpy()
+        if not _along_answers(prompt[chosen], position[chosen]):
+            chosen = chosen[np.lexsort((position[chosen], prompt[chosen]))]
+        whole = np.array_equal(chosen, np.arange(len(table)))
+        rows = table if whole else table.take(chosen)
 
         def flat(name: str) -> NDArray[np.float64]:
             return np.asarray(rows.column(name).to_numpy(), dtype=np.float64)
 
         def nested(name: str) -> NDArray[np.float32]:
-            combined = rows.column(name).combine_chunks()
-            return combined.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), -1)
+            return np.concatenate([_matrix(chunk) for chunk in rows.column(name).chunks])
 
         k_grid = np.array(read_metadata(table)["k_grid"], dtype=np.int64)
-        measured = rows.column("tv_quantised").combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        measured = rows.column("tv_quantised").combine_chunks().flatten().to_numpy()
+        _, prompt = np.unique(prompt[chosen], return_inverse=True)
         return cls(
-            prompt=_prompt_indices(rows),
-            **{name: flat(name) for name in ("x_d", "beta", "u_mc", "u_bar", "tv")},
-            **{name: nested(name) for name in ("top_x", "top_y", "top_u_bar")},
+            prompt=prompt,
+            x_d=flat("x_d"),
+            beta=flat("beta"),
+            u_mc=flat("u_mc"),
+            u_bar=flat("u_bar"),
+            tv=flat("tv"),
+            top_x=nested("top_x"),
+            top_y=nested("top_y"),
+            top_u_bar=nested("top_u_bar"),
             k_grid=k_grid,
-            tv_x_xhat=nested("tv_x_xhat"),
+            tv_x_xhat=nested(_WIDEST) if tv_x_xhat is None else tv_x_xhat if whole else tv_x_xhat[chosen],
             tv_quantised=measured.reshape(-1, *_quantised_shape(int(k_grid[-1]))),
-            measured=np.flatnonzero(rows.column("tv_quantised").is_valid().to_numpy(zero_copy_only=False)),
+            measured=np.flatnonzero(rows.column("tv_quantised").is_valid().to_numpy()),
             sources=frozenset(rows.column("source").unique().to_pylist()),
         )
 
 
-def _along_answers(rows: pa.Table) -> bool:
+def _matrix(lists: pa.FixedSizeListArray) -> NDArray[np.float32]:
+    """Lists of one length as rows."""
+    return np.asarray(lists.flatten().to_numpy().reshape(len(lists), -1))
+
+
+def _along_answers(prompt: NDArray[np.integer], position: NDArray[np.integer]) -> bool:
     """Whether each prompt's positions stand together and in order, as runs of skipped tokens are counted."""
-    prompt = _prompt_indices(rows)
-    starts = np.flatnonzero(np.diff(prompt, prepend=-1))
-    steps = np.diff(rows.column("position").to_numpy())
     inside = np.diff(prompt) == 0
-    return len(starts) == prompt.max() + 1 and bool(np.all(steps[inside] > 0))
+    starts = 1 + np.count_nonzero(~inside)
+    return starts == len(np.unique(prompt)) and bool(np.all(np.diff(position)[inside] > 0))
 
 
 def _prompt_indices(rows: pa.Table) -> NDArray[np.int64]:

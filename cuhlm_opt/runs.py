@@ -12,7 +12,7 @@ _Floats = NDArray[np.float64]
 
 _TOKENS = 256
 """Beyond so many tokens the end of an answer no longer matters."""
-MOST_PROMPTS = 4096
+MOST_PROMPTS = 2048
 """Runs are counted in this many answers at most, spread over the records."""
 
 

@@ -32,38 +32,32 @@ class Coding:
     b_prob: int
 
     @cached_property
-    def _distances(self) -> NDArray[np.float32]:
-        """TV(x_hat_k, decoded x_hat_k) of the measured positions at every size of the grid, shape (m, G)."""
+    def _neighbours(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Indices of the measured sizes at or below, and at or above, each size of the grid but 0, shape (G,) each."""
         grid, sizes = self.records.k_grid, measured_sizes(int(self.records.k_grid[-1]))
-        width = int(np.searchsorted(MEASURED_BITS, self.b_prob, side="right")) - 1
-        table = self.records.tv_quantised[:, list(Quantiser).index(self.quantiser), width]
         above = np.searchsorted(sizes, np.maximum(grid, 1))
-        below = np.where(sizes[above] == grid, above, np.maximum(above - 1, 0))
-        return np.where(grid > 0, np.maximum(table[:, below], table[:, above]), np.float32(0.0))
-
-    @cached_property
-    def bias(self) -> _Floats:
-        """Mean TV(x_hat_k, decoded x_hat_k), shape (G,); nan where the records measured none."""
-        if not len(self.records.measured):
-            return np.full(len(self.records.k_grid), np.nan)
-        return np.asarray(self._distances.mean(axis=0, dtype=np.float64))
-
-    @cached_property
-    def known_bias(self) -> _Floats:
-        """`bias`, or 0 where it is not known."""
-        return np.nan_to_num(self.bias, nan=0.0)
+        return np.where(sizes[above] == grid, above, np.maximum(above - 1, 0)), above
 
     def mean_bias(self, at: NDArray[np.intp]) -> float:
-        """Mean over the measured positions, each at its own size; `at` is an index in the grid, or one a position.
+        """Mean TV(x_hat_k, decoded x_hat_k) over the measured positions, each at its own size; nan without any.
 
         Positions of flat laws take more entries and lose more to rounding: the mean at each size would be too small.
+
+        Args:
+            at: index in the grid of sizes, or one a position, shape (n,).
         """
-        if at.ndim == 0:
-            return float(self.bias[at])
         if not len(self.records.measured):
             return float("nan")
-        own = self._distances[np.arange(len(self.records.measured)), at[self.records.measured]]
-        return float(np.mean(own, dtype=np.float64))
+        own = at if at.ndim == 0 else at[self.records.measured]
+        width = int(np.searchsorted(MEASURED_BITS, self.b_prob, side="right")) - 1
+        table = self.records.tv_quantised[:, list(Quantiser).index(self.quantiser), width]
+        below, above = (table[np.arange(len(table)), sizes[own]] for sizes in self._neighbours)
+        return float(np.mean(np.where(self.records.k_grid[own] > 0, np.maximum(below, above), 0.0), dtype=np.float64))
+
+    @cached_property
+    def whole_bias(self) -> float:
+        """Mean TV(x, decoded x) where all entries are written; nan where the records measured none."""
+        return self.mean_bias(np.asarray(len(self.records.k_grid) - 1))
 
     def bits(self, *, size_known: bool) -> _Floats:
         """Bits of an upload, shape (G,)."""

@@ -5,6 +5,7 @@ times, and the bits of an upload.
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,8 +61,9 @@ def spans(problem: Problem, point: ModePoint) -> Spans:
 def _bootstrap(problem: Problem, **columns: NDArray[np.floating]) -> dict[str, Interval]:
     """Intervals of the mean over positions of each column."""
     assert problem.gate is not None
-    records = problem.gate.records
-    bootstrap = ClusterBootstrap.draw(records.n_prompts, np.random.default_rng(_SEED))
+    gate, records = problem.gate, problem.gate.records
+    draw = partial(ClusterBootstrap.draw, records.n_prompts, np.random.default_rng(_SEED))
+    bootstrap = gate.remembered("bootstrap", draw)
     return bootstrap.intervals(ratios(*columns), prompt_sums(records.prompt, *columns.values()))
 
 

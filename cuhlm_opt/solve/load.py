@@ -5,7 +5,7 @@ from pathlib import Path
 
 from cuhlm_opt.artefacts import Calibration, DomainFit
 from cuhlm_opt.errors import InputError, unknown_name
-from cuhlm_opt.records import COLUMNS, Records, read_records, sha256_of
+from cuhlm_opt.records import Records, sha256_of
 from cuhlm_opt.resources import calibration_dir
 
 CALIBRATION, RECORDS = "calibration.json", "records.parquet"
@@ -84,4 +84,4 @@ def _read(calibration: Calibration, path: Path, domain: str) -> Records | None:
         raise InputError(f"records {path}: no such file, and calibration {calibration.id!r} rests on it")
     if sha256_of(path) != calibration.records_sha256:
         raise InputError(f"records {path}: not the file that calibration {calibration.id!r} was fitted on; fit again")
-    return Records.of(read_records(path, COLUMNS), domain)
+    return Records.read(path, domain)

@@ -1,6 +1,7 @@
 """Losses of prompts along a grid of thresholds: what a certificate is about [N, THEORY 6.1, 6.4]."""
 
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +36,7 @@ def threshold_grid(step: float = 0.005) -> Array:
 
 
 def prompt_curves(
-    prompt: NDArray[np.integer], top_u_bar: Array, weight: Array, grid: Array, total: Array | None = None
+    prompt: NDArray[np.integer], top_u_bar: Array, weight: Array, grid: Array, total: NDArray[Any] | None = None
 ) -> Array:
     """Sums over the tokens of each prompt of sum_v 1[u_bar_v <= t] weight_v, for t on a grid.
 
@@ -59,7 +60,7 @@ def prompt_curves(
     level = np.searchsorted(inner, top_u_bar[row, token])
     cells = np.bincount(prompt[row] * levels + level, weights=weight[row, token], minlength=n * levels)
     curves: Array = np.cumsum(cells.reshape(n, levels), axis=1, dtype=np.float64)
-    if len(grid) > levels:
+    if total is not None and len(grid) > levels:
         last = curves[:, -1] if levels else 0.0
         curves = np.column_stack([curves, np.maximum(total, last)])  # columns are rounded to float32 one by one
     return curves
@@ -96,7 +97,8 @@ def prompt_losses(
     Raises:
         InputError: an answer is longer than `max_tokens`, or `eps` is missing.
     """
-    sums = prompt_curves(prompt, top_u_bar, np.maximum(top_x - top_y, 0.0), grid, np.bincount(prompt, tv))
+    risk = np.maximum(np.subtract(top_x, top_y, dtype=np.float64), 0.0)  # records are float32
+    sums = prompt_curves(prompt, top_u_bar, risk, grid, np.bincount(prompt, tv))
     return losses_of(sums, np.bincount(prompt), max_tokens=max_tokens, unit=unit, eps=eps)
 
 

@@ -20,7 +20,8 @@ from cuhlm_opt.solve.certificate import CertifiedThreshold
 from cuhlm_opt.solve.joint import share
 from cuhlm_opt.solve.limits import Objective
 from cuhlm_opt.solve.problem import Problem
-from cuhlm_opt.solve.threshold import Gate, Policy, Signal, Skipping
+from cuhlm_opt.solve.skipping import Skipping
+from cuhlm_opt.solve.threshold import Gate, Policy, Signal
 from cuhlm_opt.solve.truncation import (
     SURROGATE_THETA,
     Sizes,
@@ -48,7 +49,7 @@ _LAWS = {
     Mode.COARSE: "TV = E[s beta] of the decoded masses, by which drafts are drawn",
 }
 _CANDIDATES = 8
-"""Truncations that are tried where a limit is not kept."""
+"""Truncations that are tried where late quantiles matter, at least; fewer than twice as many."""
 _THRESHOLDS = 16
 """Smaller thresholds that are tried where late quantiles matter, evenly in the skip rate."""
 _DRAFT_DEPENDENT = "k depends on the draft: the mean of TV(x, x_hat) is no bound"
@@ -246,7 +247,7 @@ def _preference(problem: Problem, point: ModePoint) -> tuple[float, float]:
 def _rounding_of_all(problem: Problem) -> float | None:
     """Mean TV(x, decoded x), which bounds what rounding all of x adds; None where it was not measured."""
     coding = problem.full_coding
-    rounding = math.nan if coding is None else float(coding.bias[-1])
+    rounding = math.nan if coding is None else coding.whole_bias
     return None if math.isnan(rounding) else rounding
 
 
@@ -344,17 +345,19 @@ def most_skippable(threshold: float | None, vocab_size: int) -> int:
 def _truncated(problem: Problem, gate: Gate, mode: Mode) -> ModePoint:
     """The published system: k entries of x, the rest spread evenly, verification with what is decoded.
 
-    The best candidate, or where limits leave doubts the best of some more: of the next ones, and for late quantiles of
-    some along the trade of budget against bits.
+    The first candidate that keeps the limits: they come by worth. For late quantiles, which the worth does not see, the
+    best of some along the trade of budget against bits.
     """
     candidates = _truncations(problem, gate, mode)
     point = _truncated_at(problem, gate, mode, next(candidates))
     if problem.objective is not Objective.LATENCY_P95 and _preference(problem, point)[0] <= 1:
         return point
-    others = list(candidates)
+    others, found = list(candidates), [point]
     late = problem.objective is Objective.LATENCY_P95 or problem.limits.latency_p95_s is not None
-    tried = others[:: max(1, len(others) // _CANDIDATES) if late else 1][: 2 * _CANDIDATES]
-    found = [point, *(_truncated_at(problem, gate, mode, truncation) for truncation in tried)]
+    for truncation in others[:: max(1, len(others) // _CANDIDATES) if late else 1]:
+        found.append(_truncated_at(problem, gate, mode, truncation))
+        if not late and not _excess(problem, found[-1]):
+            break
     return replace(min(found, key=lambda each: _preference(problem, each)), limited_by=_excess(problem, point))
 
 
@@ -381,18 +384,38 @@ def _truncated_at(problem: Problem, gate: Gate, mode: Mode, truncation: Truncati
 
 
 def _truncations(problem: Problem, gate: Gate, mode: Mode) -> Iterator[Truncation]:
-    """Sizes and codings of `cu-hlm-*`, the best first; a published policy leaves one."""
+    """Sizes and codings of `cu-hlm-*`, the best first; a published policy leaves one.
+
+    They are ranked on some of the prompts where there are very many, then measured on all of them.
+    """
     if not problem.policy.is_published:
-        choices = _sizes(problem, gate, mode, problem.budget)
-        skip_within = problem.certified_skip(gate) if problem.policy is Policy.CERTIFIED else None
-        return share(gate, problem.budget, problem.worth, choices, problem.codings, skip_within)
+        some = gate if problem.theta is not None or problem.distortion is Distortion.SURROGATE else gate.some
+        choices = _sizes(problem, some, mode, problem.budget)
+        skip_within = problem.certified_skip(some) if problem.policy is Policy.CERTIFIED else None
+        found = share(some, problem.budget, problem.worth, choices, problem.codings(some), skip_within)
+        return found if some is gate else _measured(found, gate, problem.budget)
     left = problem.budget
     if not problem.degenerate:
         risk = float(np.mean(gate.at(problem.computed_threshold).risk))
         left = left - risk if risk < left else left
     choices = _sizes(problem, gate, mode, left)
     affordable = [choice for choice in choices if (choice.bias or 0.0) <= left / 2]
-    return iter([(affordable or choices)[-1].cheapest(problem.codings, left)])
+    return iter([(affordable or choices)[-1].cheapest(problem.codings(gate), left)])
+
+
+def _measured(found: Iterator[Truncation], gate: Gate, budget: float) -> Iterator[Truncation]:
+    """Truncations over all records, those within the budget; else the one that is least over it."""
+    over: list[Truncation] = []
+    within = False
+    for truncation in found:
+        whole = truncation.over(gate.records)
+        if whole.spent <= budget:
+            within = True
+            yield whole
+        else:
+            over.append(whole)
+    if not within:
+        yield min(over, key=lambda truncation: truncation.spent)
 
 
 def _sizes(problem: Problem, gate: Gate, mode: Mode, limit: float) -> Sequence[Sizes]:

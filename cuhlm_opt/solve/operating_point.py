@@ -31,6 +31,8 @@ from cuhlm_opt.solve.statements import (
 )
 
 _REPLAYS = 10
+_REPLAYED_ANSWERS = 4000
+"""Beyond so many answers they are replayed fewer times, once at least."""
 _LONGEST_REPLAY = 2048
 """Longest answers that are replayed."""
 _STEP = 0.2
@@ -199,7 +201,7 @@ def mode_row(problem: Problem, point: ModePoint) -> ModeRow:
 
 
 def _answer_latency(problem: Problem, point: ModePoint) -> AnswerLatency | None:
-    """Time of an answer; by replaying the recorded ones, `_REPLAYS` times each, where tokens differ."""
+    """Time of an answer; by replaying the recorded ones, up to `_REPLAYS` times each, where tokens differ."""
     gate, times, law, tokens = problem.gate, problem.compute_times, point.time, problem.answer_tokens
     if law is None or times is None or (gate is None and point.mode is Mode.HLM):
         return None
@@ -215,7 +217,8 @@ def _answer_latency(problem: Problem, point: ModePoint) -> AnswerLatency | None:
         bits=np.full(gate.records.n_tokens, point.payload_bits or 0.0) if point.bits is None else point.bits,
         tokens=tokens,
     )
-    draws = np.concatenate([each.answers_s for each in islice(replications(replayed), _REPLAYS)])
+    replays = max(1, min(_REPLAYS, _REPLAYED_ANSWERS // gate.records.n_prompts))
+    draws = np.concatenate([each.answers_s for each in islice(replications(replayed), replays)])
     median, late, last = (float(value) for value in np.quantile(draws, (0.5, 0.95, 0.99)))
     return AnswerLatency(mean_s=float(draws.mean()), p50_s=median, p95_s=late, p99_s=last, answers=len(draws))
 

@@ -90,24 +90,22 @@ class Problem:
         """How all of x is written: of the ways that are open, the one of least measured bias; None without records."""
         if self.gate is None:
             return None
-        return min(self._codings(self.law_format, self.bits), key=lambda coding: coding.known_bias[-1])
+        codings = self._codings(self.gate, self.law_format, self.bits)
+        return min(codings, key=lambda coding: np.nan_to_num(coding.whole_bias))
 
     @property
     def truncated_format(self) -> Format:
         """How fewer than |V| entries are written: the dense format holds all of them, so compactly in its place."""
         return Format.COMPACT if self.law_format is Format.DENSE else self.law_format
 
-    @property
-    def codings(self) -> Sequence[Coding]:
-        """Ways to write a truncated law that are open."""
-        return self._codings(self.truncated_format, self.b_prob)
+    def codings(self, gate: Gate) -> Sequence[Coding]:
+        """Ways to write a truncated law that are open, over the records of `gate`."""
+        return self._codings(gate, self.truncated_format, self.b_prob)
 
-    def _codings(self, law_format: Format, b_prob: int | None) -> Sequence[Coding]:
+    def _codings(self, gate: Gate, law_format: Format, b_prob: int | None) -> Sequence[Coding]:
         """Open codings, each made once: what rounding does is a mean over many positions."""
-        gate, quantiser = self.gate, self.quantiser
-        assert gate is not None
-        key = ("codings", law_format, quantiser, b_prob)
-        return gate.remembered(key, lambda: open_codings(gate.records, law_format, quantiser, b_prob))
+        key = ("codings", law_format, self.quantiser, b_prob)
+        return gate.remembered(key, lambda: open_codings(gate.records, law_format, self.quantiser, b_prob))
 
     def gate_of(self, mode: Mode) -> Gate | None:
         """The gate of a mode, over the law that its drafts are drawn from."""

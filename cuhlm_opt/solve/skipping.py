@@ -83,7 +83,7 @@ class LikelyTokens:
         """The tokens that the SLM can draw."""
         position, token = np.nonzero((records.top_u_bar < T_LIMIT) & (records.top_x > 0))
         u_bar = records.top_u_bar[position, token].astype(np.float64)
-        if np.any((np.diff(u_bar) < 0) & (np.diff(position) == 0)):  # likelier tokens come first, and are less uncertain
+        if np.any((np.diff(u_bar) < 0) & (np.diff(position) == 0)):  # likelier tokens come first: most often sorted
             order = np.lexsort((u_bar, position))
             position, token, u_bar = position[order], token[order], u_bar[order]
         x, y = (top[position, token].astype(np.float64) for top in (records.top_x, records.top_y))
@@ -107,7 +107,7 @@ class LikelyTokens:
         )
 
     def _sum(self, position: NDArray[np.intp], values: _Floats) -> _Floats:
-        return np.bincount(position, values, self.n_positions)
+        return np.asarray(np.bincount(position, values, self.n_positions), dtype=np.float64)
 
     def curve(self, mean_tv: float) -> Curve:
         """Means at every level of u_bar; where everything is skipped, risk and `query` bias are the mean TV(x, y)."""

@@ -26,8 +26,10 @@ _Floats = NDArray[np.float64]
 
 _Value = TypeVar("_Value")
 
-_RECENT_POSITIONS = 4_000_000
+_RECENT_POSITIONS = 2_000_000
 """Positions times thresholds whose skipping a gate keeps at most."""
+_RUN_PROMPTS = 512
+"""Prompts in which runs are counted at many thresholds."""
 _RUN_LEVELS = 48
 """Thresholds at which the runs are counted; between them they are interpolated in the skip rate."""
 
@@ -71,6 +73,12 @@ class Gate:
     """How the masses that drafts are drawn by were rounded, with b_prob; None draws from x itself."""
 
     @cached_property
+    def some(self) -> "Gate":
+        """The same rule on some of the prompts, to rank candidates by; itself where there are few."""
+        records = self.records.some_prompts(MOST_PROMPTS)
+        return self if records is self.records else replace(self, records=records)
+
+    @cached_property
     def _memo(self) -> dict[Hashable, Any]:
         return {}
 
@@ -88,7 +96,7 @@ class Gate:
     def at(self, threshold: float | None) -> Skipping:
         """What the gate does at `threshold`; None never skips. The last few are kept, as many as memory allows."""
         if threshold not in self._recent:
-            if len(self._recent) >= max(_RECENT_POSITIONS // self.records.n_tokens, 8):
+            if len(self._recent) >= max(_RECENT_POSITIONS // self.records.n_tokens, 2):
                 del self._recent[next(iter(self._recent))]
             self._recent[threshold] = self._at(threshold)
         return self._recent[threshold]
@@ -153,7 +161,7 @@ class Gate:
         spread = np.searchsorted(curve.skip_rate, wanted * curve.skip_rate[-1])
         at = np.unique(spread if len(curve.levels) > _RUN_LEVELS else np.arange(len(curve.levels)))
         thresholds = [None, *curve.levels[np.minimum(at, len(curve.levels) - 1)].tolist()]
-        some = replace(self, records=self.records.some_prompts(MOST_PROMPTS))
+        some = replace(self, records=self.records.some_prompts(_RUN_PROMPTS))
         laws = [some.asks(some._at(threshold).skip) for threshold in thresholds]
         return np.array([1.0 - law.rate for law in laws]), np.array([law.weights[0] for law in laws])
 

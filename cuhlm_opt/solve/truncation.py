@@ -8,7 +8,7 @@ the mean, and the records do not hold it (derivations/draft_dependent_size.py).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,17 @@ class Truncation:
     """(n,) index of each position's size in the records' grid."""
     bias: float | None
     """Mean TV(x, x_hat_k), a proved bound on the bias added; None where k depends on the draft."""
+
+    def over(self, records: Records) -> "Truncation":
+        """The same k, or the same tolerance, over other records; for the proved bound."""
+        if records is self.coding.records:
+            return self
+        if self.k is None:
+            sizes = online_by_bound(records, self.theta)
+        else:
+            bias = float(np.mean(records.tv_x_xhat[:, self.at[0]], dtype=np.float64))
+            sizes = Sizes(at=self.at[0], bias=bias, distortion=self.distortion, theta=self.theta, rule=self.rule)
+        return sizes.written(replace(self.coding, records=records))
 
     @property
     def sizes(self) -> _Floats:

@@ -56,8 +56,9 @@ def test_each_interval_holds_its_figure(point, mode):
 def test_width_follows_the_spread_over_prompts(point, records):
     found = row(point, Mode.U_HLM)
     skippable = records.top_u_bar <= found.u_threshold
-    skip = np.where(skippable, records.top_x, 0.0).sum(axis=1)
-    risk = np.where(skippable, np.maximum(records.top_x - records.top_y, 0.0), 0.0).sum(axis=1)
+    x, y = records.top_x.astype(float), records.top_y.astype(float)
+    skip = np.where(skippable, x, 0.0).sum(axis=1)
+    risk = np.where(skippable, np.maximum(x - y, 0.0), 0.0).sum(axis=1)
     for (low, high), values in ((found.skip_rate_ci, skip), (found.bias_ci, risk)):
         assert (high - low) / (2 * 1.96 * clustered_error(records, values)) == pytest.approx(1, abs=0.2)
 

@@ -55,8 +55,9 @@ class BruteForce:
         sizes = [1, 2, 4, 8, 16, 32, V]
         for level, size in product(levels, range(len(records.k_grid))):
             kept = records.top_u_bar <= level
-            skip = np.where(kept, records.top_x, 0).sum(axis=1)
-            risk = np.where(kept, np.maximum(records.top_x - records.top_y, 0), 0).sum(axis=1).mean()
+            x, y = records.top_x.astype(float), records.top_y.astype(float)
+            skip = np.where(kept, x, 0).sum(axis=1)
+            risk = np.where(kept, np.maximum(x - y, 0), 0).sum(axis=1).mean()
             if level == 1:
                 skip, risk = np.ones(len(skip)), records.tv.mean()
             k = int(records.k_grid[size])
