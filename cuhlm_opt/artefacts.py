@@ -176,6 +176,8 @@ class ChannelSettings(Artefact):
     """awgn, rayleigh, rician, nakagami, short-packet, trace."""
     coding: str | None = None
     """Of fading: fixed-rate (the default), ergodic, instantaneous."""
+    fixed_rate: float | None = None
+    """Of fixed-rate coding, bit/s/Hz; null takes the one of the largest goodput, or of the least late quantile."""
     bandwidth_hz: float | None = None
     """Null for a trace."""
     snr_db: float = 10.0

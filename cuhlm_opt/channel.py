@@ -22,6 +22,9 @@ Floats = NDArray[np.float64]
 BLOCK_ERROR = 1e-3
 """Default target of short packets."""
 
+_LEAST_SUCCESS = 1e-3
+_ATTEMPTS = 8
+"""Attempts up to which rates for late quantiles are sought."""
 _TRACE_NODES = 256
 """Lengths at which mean times through a trace are computed where more are asked for; others are interpolated."""
 
@@ -93,10 +96,28 @@ class RetransmissionUplink:
     fading: Fading
     rate: float | None = None
 
+    def __post_init__(self) -> None:
+        if self.rate is not None and not 0 < self.rate < float("inf"):
+            raise InputError(f"--fixed-rate {self.rate!r} is not allowed; give a finite number > 0 of bit/s/Hz")
+        if self.success < _LEAST_SUCCESS:
+            raise InputError(
+                f"--fixed-rate {self.chosen_rate!r} bit/s/Hz gets through in fewer than one of {1 / _LEAST_SUCCESS:g} "
+                "attempts at this SNR; give a lower rate"
+            )
+
     @cached_property
     def chosen_rate(self) -> float:
         """R in use, bit/s/Hz."""
         return best_fixed_rate(self.fading) if self.rate is None else self.rate
+
+    def rates_missing(self, share: float) -> list[float]:
+        """Rates at which a message needs more than 1, 2, .. attempts with probability `share` in (0, 1).
+
+        Late quantiles of a time are least at one of these: between them it takes as many attempts, each longer.
+        """
+        outages = [share ** (1 / attempts) for attempts in range(1, _ATTEMPTS + 1)]
+        snrs = [self.fading.quantile(outage) for outage in outages if outage < 1 - 2 * _LEAST_SUCCESS]
+        return [math.log1p(snr) / math.log(2) for snr in snrs]
 
     @cached_property
     def success(self) -> float:

@@ -19,7 +19,7 @@ from cuhlm_opt.trace import read_trace, trace_sha256
 
 FADING = ("rayleigh", "rician", "nakagami")
 CHANNELS = ("awgn", *FADING, "short-packet", "trace")
-CODINGS = {"fixed-rate": RetransmissionUplink, "ergodic": ErgodicUplink, "instantaneous": InstantaneousUplink}
+CODINGS = ("fixed-rate", "ergodic", "instantaneous")
 """How fading is met: one rate with retransmissions, many blocks a message, or the rate of each block."""
 
 
@@ -42,9 +42,11 @@ def link_of(settings: ChannelSettings) -> Link:
     )
 
 
-def with_rate(settings: ChannelSettings) -> ChannelSettings:
-    """The settings with what follows from them: the rate of long messages, and the hash of a trace."""
-    found: dict[str, float | str] = {"rate_bps": link_of(settings).uplink.rate_bps}
+def settled(settings: ChannelSettings, link: Link) -> ChannelSettings:
+    """The settings with what was chosen, the fixed rate, and what follows: the rate of long messages, the hash."""
+    found: dict[str, float | str] = {"rate_bps": link.uplink.rate_bps}
+    if isinstance(link.uplink, RetransmissionUplink):
+        found["fixed_rate"] = link.uplink.chosen_rate
     if settings.trace is not None:
         found["trace_sha256"] = trace_sha256(Path(settings.trace))
     return settings.model_copy(update=found)
@@ -56,6 +58,8 @@ def _uplink(settings: ChannelSettings) -> Uplink:
         raise unknown_name("--channel", kind, CHANNELS)
     if settings.coding is not None and kind not in FADING:
         raise InputError(f"--coding {settings.coding!r} goes with {', '.join(FADING)}, not with --channel {kind}")
+    if settings.fixed_rate is not None and (kind not in FADING or settings.coding not in (None, "fixed-rate")):
+        raise InputError("--fixed-rate goes with --coding fixed-rate over a fading channel")
     if (settings.trace is None) is (kind == "trace"):
         raise InputError("--channel 'trace' and --trace FILE go together; give both, or neither")
     if kind == "trace":
@@ -83,7 +87,12 @@ def _uplink(settings: ChannelSettings) -> Uplink:
         fading = Rician(snr, settings.rician_k)
     else:
         fading = Nakagami(snr, settings.nakagami_m)
-    coding = settings.coding or "fixed-rate"
-    if coding not in CODINGS:
-        raise unknown_name("--coding", coding, tuple(CODINGS))
-    return CODINGS[coding](bandwidth_hz=bandwidth_hz, fading=fading)
+    match settings.coding:
+        case None | "fixed-rate":
+            return RetransmissionUplink(bandwidth_hz=bandwidth_hz, fading=fading, rate=settings.fixed_rate)
+        case "ergodic":
+            return ErgodicUplink(bandwidth_hz=bandwidth_hz, fading=fading)
+        case "instantaneous":
+            return InstantaneousUplink(bandwidth_hz=bandwidth_hz, fading=fading)
+        case unknown:
+            raise unknown_name("--coding", unknown, CODINGS)

@@ -21,12 +21,15 @@ from cuhlm_opt.modes import Mode
 from cuhlm_opt.payload import Format
 from cuhlm_opt.records import write_atomically
 from cuhlm_opt.solve.limits import Objective
+from cuhlm_opt.solve.load import fingerprint
 from cuhlm_opt.solve.modes_table import ModePoint, hlm_throughput, mode_point, throughput, timed, untimed
 from cuhlm_opt.solve.options import Options, Posed, pose
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.statements import recommend
 
 Row = dict[str, Any]
+Point = dict[str, Any]
+"""Values of `AXES`; the bandwidth is None with a trace."""
 
 AXES = ("bandwidth_hz", "snr_db", "rtt_s", "max_bias")
 _WHATEVER_THE_LINK = (Mode.SLM, Mode.LLM, Mode.HLM, Mode.U_HLM, Mode.QUERY, Mode.EXACT, Mode.COARSE)
@@ -43,12 +46,12 @@ class Sweep:
         options: the options that stay; those of the axes are not among them.
     """
 
-    axes: Mapping[str, tuple[float, ...]]
+    axes: Mapping[str, tuple[float | None, ...]]
     calibration: str
     options: Options
 
     @property
-    def points(self) -> list[dict[str, float]]:
+    def points(self) -> list[Point]:
         """In the order of the axes, the budget the slowest: what does not depend on the link is solved once."""
         names = ("max_bias", *(name for name in AXES if name != "max_bias"))
         return [dict(zip(names, values, strict=True)) for values in product(*(self.axes[name] for name in names))]
@@ -56,7 +59,8 @@ class Sweep:
     @property
     def identity(self) -> str:
         """What a half-written result must agree in."""
-        return json.dumps({"axes": self.axes, "calibration": self.calibration, "options": self.options}, sort_keys=True)
+        calibration = {"calibration": self.calibration, "sha256": fingerprint(self.calibration)}
+        return json.dumps({"axes": self.axes, "options": self.options, **calibration}, sort_keys=True)
 
 
 class Solver:
@@ -66,7 +70,7 @@ class Solver:
         self._posed: Posed = pose(calibration, **options)
         self._kept: dict[tuple[float, Mode], ModePoint] = {}
 
-    def rows(self, point: Mapping[str, float]) -> list[Row]:
+    def rows(self, point: Point) -> list[Row]:
         """One row per mode, with the one to run marked, and those that no other beats in speed and bias."""
         changes = {name: value for name, value in point.items() if name != "max_bias"}
         link = link_of(self._posed.settings.model_copy(update=changes))
@@ -148,9 +152,7 @@ def sweep(
     return table
 
 
-def _solved(
-    plan: Sweep, points: list[dict[str, float]], waiting: list[int], workers: int
-) -> Iterator[tuple[int, list[Row]]]:
+def _solved(plan: Sweep, points: list[Point], waiting: list[int], workers: int) -> Iterator[tuple[int, list[Row]]]:
     """Rows of each point as it is done; neighbours go to the same process."""
     if workers == 1 or len(waiting) < 2 * workers:
         solver = Solver(plan.calibration, **plan.options)
@@ -169,7 +171,7 @@ def _start(calibration: str, options: Options) -> None:
     _SOLVER[:] = [Solver(calibration, **options)]
 
 
-def _one(index: int, point: Mapping[str, float]) -> tuple[int, list[Row]]:
+def _one(index: int, point: Point) -> tuple[int, list[Row]]:
     return index, _SOLVER[0].rows(point)
 
 
@@ -179,7 +181,9 @@ def _read_journal(journal: Path, plan: Sweep) -> dict[int, list[Row]]:
         return {}
     identity, *lines = journal.read_text().split("\n")
     if identity != plan.identity:
-        raise InputError(f"--resume: {journal} is of another sweep; delete it, or sweep without --resume")
+        raise InputError(
+            f"--resume: {journal} is of another sweep or of another calibration; delete it, or sweep without --resume"
+        )
     done = {}
     for line in lines:
         try:
@@ -196,7 +200,7 @@ def _rewrite(journal: Path, plan: Sweep, done: Mapping[int, list[Row]]) -> None:
     write_atomically(journal, "\n".join(lines) + "\n")
 
 
-def _row(problem: Problem, solved: ModePoint, point: Mapping[str, float], references: list[float | None]) -> Row:
+def _row(problem: Problem, solved: ModePoint, point: Point, references: list[float | None]) -> Row:
     speed = throughput(problem, solved)
     dense, published = (None if speed is None or not each else speed / each for each in references)
     return {

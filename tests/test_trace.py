@@ -6,7 +6,7 @@ import pytest
 from cuhlm_opt.artefacts import ChannelSettings
 from cuhlm_opt.channel import TraceUplink
 from cuhlm_opt.errors import InputError
-from cuhlm_opt.links import link_of, with_rate
+from cuhlm_opt.links import link_of, settled
 from cuhlm_opt.trace import Trace, read_trace
 
 TRACE = Trace(np.array([0.0, 1.0, 1.5, 4.0]), np.array([2e3, 500.0, 4e3, 1e3]), 5.0)
@@ -70,7 +70,8 @@ def test_nothing_to_send_takes_no_time():
 
 def test_another_file_than_the_point_s_is_refused(tmp_path):
     path = write(tmp_path, "0,1000\n1,2000\n")
-    settings = with_rate(ChannelSettings(kind="trace", trace=str(path)))
+    settings = ChannelSettings(kind="trace", trace=str(path))
+    settings = settled(settings, link_of(settings))
     assert link_of(settings).uplink.rate_bps == 1500.0
     path.write_text("0,1000\n1,2001\n")
     with pytest.raises(InputError, match="is not the file that the operating point was solved for"):

@@ -15,6 +15,9 @@ Channel = Annotated[str, typer.Option(help="awgn, rayleigh, rician, nakagami, sh
 Coding = Annotated[
     str | None, typer.Option(help="Fading: fixed-rate (with retransmissions, the default), ergodic, instantaneous.")
 ]
+FixedRate = Annotated[
+    float | None, typer.Option(help="Fixed rate in bit/s/Hz; none chooses it, for goodput or late quantiles.")
+]
 RicianK = Annotated[float, typer.Option(help="Rician fading: power of the line of sight over that of the rest.")]
 NakagamiM = Annotated[float, typer.Option(help="Nakagami fading: shape, at least 0.5.")]
 BlockError = Annotated[float, typer.Option(help="Short packets: target block error.")]

@@ -17,6 +17,7 @@ def simulate(
     downlink: options.Downlink = "0ms",
     channel: options.Channel = "awgn",
     coding: options.Coding = None,
+    fixed_rate: options.FixedRate = None,
     rician_k: options.RicianK = RICIAN_K,
     nakagami_m: options.NakagamiM = NAKAGAMI_M,
     block_error: options.BlockError = BLOCK_ERROR,
@@ -36,7 +37,7 @@ def simulate(
     """Replay the recorded answers through a link, fades and packets drawn one by one, beside what solve states."""
     from cuhlm_opt.simulate import Replayed
     from cuhlm_opt.simulate import simulate as run
-    from cuhlm_opt.solve.modes_table import mode_point
+    from cuhlm_opt.solve.modes_table import mode_point, used_link
     from cuhlm_opt.solve.options import pose
 
     if not 0 < precision < 1:
@@ -49,6 +50,7 @@ def simulate(
         **link,
         channel=channel,
         coding=coding,
+        fixed_rate=fixed_rate,
         rician_k=rician_k,
         nakagami_m=nakagami_m,
         block_error=block_error,
@@ -63,17 +65,17 @@ def simulate(
     point, times = mode_point(problem, posed.mode), problem.compute_times
     if problem.gate is None or times is None or point.time is None or point.skip is None or point.bits is None:
         raise InputError(f"--mode {str(posed.mode)!r} cannot be replayed; give one that drafts and asks, with records")
+    law = point.time
     replayed = Replayed(
         mode=posed.mode,
         times=times,
-        link=problem.link,
+        link=used_link(problem, point),
         prompt=problem.gate.records.prompt,
         skip=point.skip,
         bits=point.bits,
         tokens=answer_tokens,
     )
     found, replications = run(replayed, precision=precision, most=most, least=min(20, most), seed=seed)
-    law = point.time
     stated: dict[str, float | None] = {
         "skip_rate": 1.0 - law.asks.rate,
         "latency_s": law.mean_s,
@@ -102,7 +104,7 @@ def simulate(
         table.add_row(name, "-" if value is None else f"{value:.5g}", f"{each.value:.5g}", f"{each.se:.2g}")
     console = Console()
     console.print(table)
-    console.print(f"assumed: {problem.link.uplink.describe()}", highlight=False)
+    console.print(f"assumed: {replayed.link.uplink.describe()}", highlight=False)
     console.print(
         "assumed: recorded answers repeated to the length asked for; a draft is kept by its position's probability",
         highlight=False,

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from cuhlm_opt.channel import BLOCK_ERROR
 from cuhlm_opt.cli import channel_options as options
 from cuhlm_opt.cli.progress import PointProgress
 from cuhlm_opt.errors import InputError
+from cuhlm_opt.fading import NAKAGAMI_M, RICIAN_K
 from cuhlm_opt.units import check_fraction, parse_bandwidth_hz, parse_bits, parse_snr, parse_time_s
 
 if TYPE_CHECKING:
@@ -20,13 +22,20 @@ _MANY = 100_000
 
 def sweep(
     out: Annotated[Path, typer.Option(help="Table to write, .csv or .parquet.")],
-    bandwidth: Annotated[str, typer.Option(help="Value, list a,b,c, or range a:b:step, a:b:lin:n, a:b:log:n.")],
+    bandwidth: Annotated[
+        str | None, typer.Option(help="Value, list a,b,c, or range a:b:step, a:b:lin:n, a:b:log:n; none with a trace.")
+    ] = None,
     snr: Annotated[str, typer.Option(help="Likewise; begin with --snr= where it is negative.")] = "10dB",
     rtt: Annotated[str, typer.Option(help="Likewise.")] = "0ms",
     max_bias: Annotated[str, typer.Option(help="Likewise.")] = "0.02",
     downlink: options.Downlink = "0ms",
     channel: options.Channel = "awgn",
     coding: options.Coding = None,
+    fixed_rate: options.FixedRate = None,
+    rician_k: options.RicianK = RICIAN_K,
+    nakagami_m: options.NakagamiM = NAKAGAMI_M,
+    block_error: options.BlockError = BLOCK_ERROR,
+    trace: options.Trace = None,
     overhead: options.Overhead = "0b",
     domain: Annotated[str | None, typer.Option(help="Domain of the records.")] = None,
     policy: Annotated[str, typer.Option(help="As in solve.")] = "certified",
@@ -44,7 +53,7 @@ def sweep(
     from cuhlm_opt.sweep import sweep as run
 
     axes = {
-        "bandwidth_hz": parse_axis(bandwidth, "--bandwidth", lambda text: parse_bandwidth_hz(text)),
+        "bandwidth_hz": (None,) if bandwidth is None else parse_axis(bandwidth, "--bandwidth", parse_bandwidth_hz),
         "snr_db": parse_axis(snr, "--snr", lambda text: round(10 * math.log10(parse_snr(text)), 9)),
         "rtt_s": parse_axis(rtt, "--rtt", lambda text: parse_time_s(text, "--rtt")),
         "max_bias": parse_axis(max_bias, "--max-bias", _bias),
@@ -60,6 +69,11 @@ def sweep(
         "bandwidth_hz": axes["bandwidth_hz"][0],
         "channel": channel,
         "coding": coding,
+        "fixed_rate": fixed_rate,
+        "rician_k": rician_k,
+        "nakagami_m": nakagami_m,
+        "block_error": block_error,
+        "trace": trace,
         "domain": domain,
         "policy": policy,
         "law_format": law_format,

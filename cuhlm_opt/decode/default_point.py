@@ -7,7 +7,7 @@ from cuhlm_opt.artefacts import CalibrationRef, ChannelSettings, OperatingPoint,
 from cuhlm_opt.decode.policy import U_BAR, check_point
 from cuhlm_opt.distributions import sample, softmax
 from cuhlm_opt.latency import Accounting
-from cuhlm_opt.links import with_rate
+from cuhlm_opt.links import link_of, settled
 from cuhlm_opt.models.pairs import Pair
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
@@ -77,6 +77,7 @@ def tiny_operating_point(pair: Pair, mode: Mode) -> OperatingPoint:
     sizes = np.arange(x.shape[1] + 1)
     truncated = np.mean([truncation_distances(np.sort(law)[::-1], sizes)[1] for law in x], axis=0)
     k = int(np.argmax(truncated <= _THETA))
+    channel = ChannelSettings(bandwidth_hz=BANDWIDTH_HZ, snr_db=SNR_DB)
     return OperatingPoint(
         status="incomplete",
         policy="budget",
@@ -118,7 +119,7 @@ def tiny_operating_point(pair: Pair, mode: Mode) -> OperatingPoint:
         slope=None,
         intercept=None,
         answer_tokens=_LENGTH,
-        channel=with_rate(ChannelSettings(bandwidth_hz=BANDWIDTH_HZ, snr_db=SNR_DB)),
+        channel=settled(channel, link_of(channel)),
         times=None,
         baselines=(),
         recommended=Recommendation(mode=None, reason="the tiny pair is for trying things out; no times are solved for"),

@@ -55,6 +55,11 @@ def shipped() -> list[str]:
     return sorted(path.parent.name for path in (calibration_dir() / "recorded").glob(f"*/{CALIBRATION}"))
 
 
+def fingerprint(name: str) -> str:
+    """Hash of a calibration, which holds that of its records."""
+    return sha256_of(_find(name) / CALIBRATION)
+
+
 def _find(name: str) -> Path:
     if name in shipped():
         return calibration_dir() / "recorded" / name

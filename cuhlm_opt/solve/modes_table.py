@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from cuhlm_opt.channel import Link, RetransmissionUplink
 from cuhlm_opt.latency import Asks, TokenLaw, token_law
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format, coarse_bits, law_bits
@@ -50,6 +51,8 @@ _LAWS = {
 }
 _CANDIDATES = 8
 """Truncations that are tried where late quantiles matter, at least; fewer than twice as many."""
+_LATE = 0.05
+"""Share of tokens beyond the late quantile."""
 _THRESHOLDS = 16
 """Smaller thresholds that are tried where late quantiles matter, evenly in the skip rate."""
 _DRAFT_DEPENDENT = "k depends on the draft: the mean of TV(x, x_hat) is no bound"
@@ -113,7 +116,24 @@ def timed(problem: Problem, point: ModePoint) -> ModePoint:
     times = problem.compute_times
     if times is None or point.asks is None:
         return point
-    return replace(point, time=token_law(point.mode, times, problem.link, point.asks, problem.answer_tokens))
+    asks = point.asks
+    laws = [token_law(point.mode, times, link, asks, problem.answer_tokens) for link in _links(problem, asks)]
+    return replace(point, time=min(laws, key=lambda law: _rank(problem, law, asks)))
+
+
+def _links(problem: Problem, asks: Asks) -> list[Link]:
+    """The link; under fixed-rate fading, where late quantiles matter, also at rates for their sake."""
+    link, uplink = problem.link, problem.link.uplink
+    late = problem.objective is Objective.LATENCY_P95 or problem.limits.latency_p95_s is not None
+    if not late or not isinstance(uplink, RetransmissionUplink) or uplink.rate is not None or asks.rate <= _LATE:
+        return [link]
+    rates = uplink.rates_missing(_LATE / asks.rate)
+    return [link, *(replace(link, uplink=replace(uplink, rate=rate)) for rate in rates)]
+
+
+def used_link(problem: Problem, point: ModePoint) -> Link:
+    """The link at the rate that was chosen for the point."""
+    return problem.link if point.time is None or point.time.link is None else point.time.link
 
 
 def hlm_throughput(problem: Problem, law_format: Format) -> float | None:
@@ -231,16 +251,18 @@ def _excess(problem: Problem, point: ModePoint) -> tuple[str, ...]:
 
 def _preference(problem: Problem, point: ModePoint) -> tuple[float, float]:
     """How a point stands among others of its mode, smaller is better: by how much it passes a limit, then its worth."""
-    law, asks = timed(problem, point).time, point.asks
-    if asks is None:
-        return 1.0, 0.0
+    return (1.0, 0.0) if point.asks is None else _rank(problem, timed(problem, point).time, point.asks)
+
+
+def _rank(problem: Problem, law: TokenLaw | None, asks: Asks) -> tuple[float, float]:
+    """As `_preference`."""
     passed = max(problem.limits.excess(asks, law).values(), default=1.0)
     if problem.objective is Objective.BITS:
         return passed, asks.rate * asks.mean_bits
     if problem.objective is Objective.PASSES or law is None:
         return passed, asks.rate
     if problem.objective is Objective.LATENCY_P95:
-        return passed, law.quantile(0.95)
+        return passed, law.quantile(1 - _LATE)
     return passed, -law.throughput(problem.accounting)
 
 

@@ -10,13 +10,13 @@ import numpy as np
 
 from cuhlm_opt.artefacts import AnswerLatency, CalibrationRef, Certificate, MarginalWorth, ModeRow, OperatingPoint
 from cuhlm_opt.errors import InfeasibleError
-from cuhlm_opt.links import link_of, with_rate
+from cuhlm_opt.links import link_of, settled
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
 from cuhlm_opt.simulate import Replayed, replications
 from cuhlm_opt.solve.certificate import CertifiedThreshold
 from cuhlm_opt.solve.intervals import spans
-from cuhlm_opt.solve.modes_table import ModePoint, hlm_throughput, mode_point, throughput
+from cuhlm_opt.solve.modes_table import ModePoint, hlm_throughput, mode_point, throughput, used_link
 from cuhlm_opt.solve.options import Options, Posed, pose
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.statements import (
@@ -129,7 +129,7 @@ def operating_point(posed: Posed, points: Mapping[Mode, ModePoint]) -> Operating
         slope=problem.line.a,
         intercept=problem.line.b,
         answer_tokens=problem.answer_tokens,
-        channel=with_rate(posed.settings),
+        channel=settled(posed.settings, used_link(problem, point)),
         times=problem.times,
         baselines=tuple(mode_row(problem, other) for other in points.values()),
         recommended=recommend(problem, list(points.values())),
@@ -211,7 +211,7 @@ def _answer_latency(problem: Problem, point: ModePoint) -> AnswerLatency | None:
     replayed = Replayed(
         mode=point.mode,
         times=times,
-        link=problem.link,
+        link=used_link(problem, point),
         prompt=gate.records.prompt,
         skip=np.zeros(gate.records.n_tokens) if point.skip is None else point.skip,
         bits=np.full(gate.records.n_tokens, point.payload_bits or 0.0) if point.bits is None else point.bits,

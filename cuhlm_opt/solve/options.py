@@ -37,6 +37,8 @@ class Options(TypedDict, total=False):
     """awgn (default), rayleigh, rician, nakagami, short-packet or trace."""
     coding: str | None
     """Of fading: fixed-rate (default), ergodic or instantaneous."""
+    fixed_rate: float | None
+    """Of fixed-rate coding, bit/s/Hz > 0; none chooses it."""
     rician_k: float
     """K >= 0; 6."""
     nakagami_m: float

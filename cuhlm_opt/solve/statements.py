@@ -7,7 +7,7 @@ from cuhlm_opt.payload import Format, dense_bits
 from cuhlm_opt.records import T_LIMIT
 from cuhlm_opt.solve.load import Evidence
 from cuhlm_opt.solve.losses import threshold_grid
-from cuhlm_opt.solve.modes_table import ModePoint, throughput
+from cuhlm_opt.solve.modes_table import ModePoint, throughput, used_link
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.threshold import Policy, Signal
 from cuhlm_opt.units import format_si
@@ -24,7 +24,7 @@ _CONTEXTS = {
 
 def assumptions(problem: Problem, evidence: Evidence, point: ModePoint, given_times: tuple[str, ...]) -> list[str]:
     """Everything that entered the figures by default, by measurement or by choice."""
-    link = problem.link
+    link = used_link(problem, point)
     header = f", {link.overhead_bits:g} header bits a message" if link.overhead_bits else ""
     return [
         f"uplink: {link.uplink.describe()}; {format_si(link.uplink.rate_bps, 'bit/s')}",

@@ -195,6 +195,37 @@ def test_limits_that_mean_nothing_are_refused(folder, limit, message):
         solve(str(folder), **options(2e4, half_of_all(folder), 0.0), **limit)
 
 
+@pytest.mark.parametrize("channel", ["rayleigh", "rician"])
+def test_the_fixed_rate_is_chosen_for_the_late_quantile(folder, channel):
+    """Against every rate given by hand; for a limit as well, where the rate of the largest goodput passes it."""
+    given = options(2e4, half_of_all(folder), 0.0) | {"mode": Mode.HLM, "channel": channel}
+    rates = np.geomspace(0.3, 4.0, 120)
+    p95 = [solve(str(folder), **given, fixed_rate=float(rate)).latency_p95_s for rate in rates]
+    free, found = solve(str(folder), **given), solve(str(folder), **given, objective="latency-p95")
+    assert found.latency_p95_s <= min(p95) < free.latency_p95_s
+    assert found.latency_p95_s == pytest.approx(min(p95), rel=0.02)
+    again = solve(str(folder), **given, fixed_rate=found.channel.fixed_rate)
+    assert again.latency_p95_s == pytest.approx(found.latency_p95_s)
+    limit = (free.latency_p95_s + found.latency_p95_s) / 2
+    limited = solve(str(folder), **given, max_latency_p95_s=limit)
+    assert limited.latency_p95_s <= limit
+    assert limited.throughput_tokens_per_s <= free.throughput_tokens_per_s
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"channel": "rayleigh", "fixed_rate": 0.0}, "--fixed-rate 0.0"),
+        ({"channel": "rayleigh", "fixed_rate": 1e3}, "--fixed-rate 1000.0"),
+        ({"channel": "rayleigh", "coding": "ergodic", "fixed_rate": 1.0}, "--fixed-rate goes with --coding fixed-rate"),
+        ({"channel": "awgn", "fixed_rate": 1.0}, "--fixed-rate goes with"),
+    ],
+)
+def test_a_fixed_rate_that_means_nothing_is_refused(folder, given, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        solve(str(folder), **options(2e4, 0.1, 0.0), **given)
+
+
 def test_marginal_worth_has_the_sign_of_the_resource(folder):
     worth = solve(str(folder), **options(2e4, half_of_all(folder), 0.0)).marginal_worth
     assert worth.per_bias > 0
