@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from cuhlm_opt.channel import BLOCK_ERROR
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.fading import NAKAGAMI_M, RICIAN_K
-from cuhlm_opt.latency import Accounting
+from cuhlm_opt.latency import Accounting, Pipelining
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
 from cuhlm_opt.quantisation import Quantiser
@@ -300,6 +300,7 @@ class OperatingPoint(Artefact):
     binding: str | None
     marginal_worth: MarginalWorth | None = None
     accounting: Accounting
+    pipelining: Pipelining = Pipelining.NONE
     domain: str
     temperature: float
     top_p: float

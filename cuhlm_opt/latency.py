@@ -1,4 +1,4 @@
-"""Latency of a token as a law: one draft a round, no pipelining (the mode table of THEORY 3) [N].
+"""Latency of a token as a law: one draft a round (the mode table of THEORY 3) [N].
 
 A token is kept, which takes the device's time, or asks, which adds the time of its message on the uplink, the round
 trip, the LLM's pass over the tokens that were skipped and this one, and the downlink. How long the runs of skipped
@@ -30,6 +30,15 @@ class Accounting(StrEnum):
     """E[1 / latency]: the mean over tokens of each token's own rate; at least 1 / E[latency], by Jensen."""
 
 
+class Pipelining(StrEnum):
+    """What the LLM does between two messages: sums of times become maxima [N, THEORY 8]."""
+
+    NONE = "none"
+    """It waits: the variant that is decoded."""
+    EAGER = "eager"
+    """From each verdict it reads the token that it has fixed, in case the next one asks; in vain where that is kept."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ComputeTimes:
     """Measured compute times in seconds.
@@ -38,11 +47,13 @@ class ComputeTimes:
         slm_s: one SLM step.
         gate_s: the uncertainty and what else decides whether to skip.
         llm_pass_s: LLM pass over n tokens, for each measured n; interpolated between them, extrapolated beyond.
+        pipelining: when the LLM reads what.
     """
 
     slm_s: float
     gate_s: float
     llm_pass_s: Mapping[int, float]
+    pipelining: Pipelining = Pipelining.NONE
 
     def __post_init__(self) -> None:
         times = [self.slm_s, self.gate_s, *self.llm_pass_s.values()]
@@ -60,6 +71,18 @@ class ComputeTimes:
         slope = (times[-1] - times[-2]) / (sizes[-1] - sizes[-2]) if len(sizes) > 1 else 0.0
         beyond = np.maximum(np.asarray(n, dtype=float) - sizes[-1], 0.0)
         return np.asarray(np.interp(n, sizes, times) + max(slope, 0.0) * beyond)
+
+    def pass_s(self, n: Floats) -> Floats:
+        """LLM's time from a message to its verdict, where the message is the n-th token since the last verdict."""
+        if self.pipelining is Pipelining.NONE:
+            return self.llm_s(n)
+        return np.where(n > 1, self.llm_s(np.maximum(n - 1, 1.0)), 0.0)
+
+    def busy_s(self, n: Floats, device_s: float) -> Floats:
+        """How long after the (n-1)-th token since the last verdict the LLM is still reading what that fixed."""
+        if self.pipelining is Pipelining.NONE:
+            return np.zeros(len(n))
+        return np.maximum(self.llm_s(1.0) - (n - 1) * device_s, 0.0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -112,7 +135,8 @@ class TokenLaw:
     Args:
         skipped_s: time of a token that is kept.
         asked_s: time of one that asks, without its message and the LLM's pass.
-        pass_s: LLM pass over n = 1 .. L tokens, shape (L,).
+        pass_s: LLM's time on the n-th token since the last verdict, n = 1 .. L, shape (L,).
+        busy_s: the least time of such a token before that, shape (L,): until then the LLM is busy.
         asks: the tokens that ask.
         link: carries their messages; None sends none.
     """
@@ -120,6 +144,7 @@ class TokenLaw:
     skipped_s: float
     asked_s: float
     pass_s: Floats
+    busy_s: Floats
     asks: Asks
     link: Link | None
 
@@ -129,7 +154,23 @@ class TokenLaw:
         weights = self.asks.weights
         kept = (1.0 - self.asks.rate) * self.skipped_s if self.asks.rate < 1 else 0.0
         asked = self.asks.rate * (self.asked_s + self.uplink_s)
-        return kept + asked + float(weights.sum(axis=0) @ self.pass_s)
+        return kept + asked + float(weights.sum(axis=0) @ self.pass_s) + self._waiting_s
+
+    @property
+    def _waiting_s(self) -> float:
+        """Mean time that messages wait for the LLM, E[(busy - arrival)+] over all tokens."""
+        left = self.busy_s - self.asked_s
+        if not np.any(left > 0):
+            return 0.0
+        services = self._atoms or [(np.zeros(1), np.ones(1))]
+        waits = [masses @ np.maximum(left - seconds[:, None], 0.0) for seconds, masses in services]
+        return float(np.sum(self.asks.weights * np.array(waits)))
+
+    @property
+    def passes(self) -> float:
+        """LLM passes per token; one more for each message that did not follow at once, where the LLM reads ahead."""
+        ahead = self.asks.weights[:, 1:].sum() if np.any(self.busy_s > 0) else 0.0
+        return self.asks.rate + float(ahead)
 
     @property
     def uplink_bps(self) -> float:
@@ -164,6 +205,7 @@ class TokenLaw:
         reached = (1.0 - self.asks.rate) * float(seconds >= self.skipped_s)
         left = seconds - self.asked_s - self.pass_s
         weights = self.asks.weights
+        weights = weights * (seconds * (1 + 1e-12) >= self.busy_s + self.pass_s)
         if self.link is None:
             return reached + float(weights.sum(axis=0) @ (left >= 0))
         # A time that is only just enough must not be lost to rounding.
@@ -191,16 +233,16 @@ class TokenLaw:
 
     def _asked(self, n: int) -> tuple[Floats, Floats]:
         """Atoms of the tokens that ask after n skipped ones, with their probabilities."""
-        base, weights = self.asked_s + self.pass_s[n], self.asks.weights[:, n]
+        base, least, weights = self.asked_s + self.pass_s[n], self.busy_s[n] + self.pass_s[n], self.asks.weights[:, n]
         if self.link is None:
-            return np.array([base]), np.array([weights.sum()])
+            return np.array([max(base, least)]), np.array([weights.sum()])
         services = [atoms for atoms, weight in zip(self._atoms, weights, strict=True) if weight > 0]
         used = weights[weights > 0]
         if not services:
             return np.empty(0), np.empty(0)
         seconds = np.concatenate([times for times, _ in services])
         masses = np.concatenate([weight * shares for weight, (_, shares) in zip(used, services, strict=True)])
-        return base + seconds, masses
+        return np.maximum(base + seconds, least), masses
 
     @cached_property
     def _services(self) -> list[ServiceTime]:
@@ -222,13 +264,13 @@ def token_law(mode: Mode, times: ComputeTimes, link: Link, asks: Asks, answer_to
         asks: the tokens that ask.
         answer_tokens: T, over which `llm` spreads its one round trip.
     """
-    pass_s = times.llm_s(np.arange(1, asks.weights.shape[1] + 1.0))
+    n = np.arange(1, asks.weights.shape[1] + 1.0)
     if mode is Mode.LLM:
-        streamed = link.downlink_s + link.rtt_s / answer_tokens
-        return TokenLaw(skipped_s=0.0, asked_s=streamed, pass_s=pass_s, asks=asks, link=None)
+        streamed, passes = link.downlink_s + link.rtt_s / answer_tokens, times.llm_s(n)
+        return TokenLaw(skipped_s=0.0, asked_s=streamed, pass_s=passes, busy_s=np.zeros(len(n)), asks=asks, link=None)
     device = times.device_s(mode)
-    asked = device + link.rtt_s + link.downlink_s
-    return TokenLaw(skipped_s=device, asked_s=asked, pass_s=pass_s, asks=asks, link=link)
+    asked, busy = device + link.rtt_s + link.downlink_s, times.busy_s(n, device)
+    return TokenLaw(skipped_s=device, asked_s=asked, pass_s=times.pass_s(n), busy_s=busy, asks=asks, link=link)
 
 
 def speedup_cap(skip_rate: float, payload_ratio: float) -> float:

@@ -105,7 +105,8 @@ def replications(replayed: Replayed, seed: int = 0) -> Iterator[Replication]:
         seconds = np.where(within, device, np.nan)
         sent = replayed.bits[rows[asked]] + link.overhead_bits
         waiting = draw_uplink_s(link.uplink, sent, rng) + link.rtt_s + link.downlink_s
-        seconds[asked] += waiting + times.llm_s(read[asked])
+        since = read[asked]
+        seconds[asked] = np.maximum(device + waiting, times.busy_s(since, device)) + times.pass_s(since)
         yield Replication(
             seconds=seconds,
             weights=weights,

@@ -210,7 +210,7 @@ def _row(problem: Problem, solved: ModePoint, point: Point, references: list[flo
         "latency_s": None if solved.time is None else solved.time.mean_s,
         "payload_bits": solved.payload_bits,
         "skip_rate": solved.skip_rate,
-        "server_passes_per_token": None if solved.asks is None else solved.asks.rate,
+        "server_passes_per_token": None if solved.time is None else solved.time.passes,
         "bias": solved.bias,
         "bias_kind": solved.bias_kind,
         "u_threshold": solved.threshold,

@@ -1,5 +1,7 @@
 """Latency of each mode against a simulation of the rounds, quantiles by hand, and the LLM-only crossover."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from cuhlm_opt.channel import AwgnUplink, Link, RetransmissionUplink
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.fading import Rayleigh
-from cuhlm_opt.latency import Accounting, Asks, ComputeTimes, token_law
+from cuhlm_opt.latency import Accounting, Asks, ComputeTimes, Pipelining, token_law
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.payload import dense_bits, index_bits, published_bits
 
@@ -154,3 +156,33 @@ def test_impossible_times_are_refused(slm_s):
         ComputeTimes(slm_s=slm_s, gate_s=0.0, llm_pass_s={1: 0.1})
     with pytest.raises(InputError, match="compute times"):
         ComputeTimes(slm_s=0.1, gate_s=0.0, llm_pass_s={})
+
+
+def eager_s(asked: list[bool], link: Link, bits: float) -> float:
+    """Time from the verdict before an answer to its last one, event by event."""
+    device = TIMES.device_s(Mode.U_HLM)
+    verdict, arrived = 0.0, link.rtt_s / 2 + link.downlink_s  # when the LLM gave one, and when the device got it
+    run = 0
+    for asks in asked:
+        run += 1
+        if not asks:
+            continue
+        message = arrived + run * device + float(link.mean_uplink_s(bits)) + link.rtt_s / 2
+        free = verdict + float(TIMES.llm_s(1))
+        verdict = max(message, free) + (float(TIMES.llm_s(run - 1)) if run > 1 else 0.0)
+        arrived, run = verdict + link.rtt_s / 2 + link.downlink_s, 0
+    return verdict
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_reading_on_from_each_verdict_event_by_event(seed):
+    """Pipelined: the stated latencies add up to the time from verdict to verdict."""
+    rng = np.random.default_rng(seed)
+    times = replace(TIMES, pipelining=Pipelining.EAGER)
+    link = Link(uplink=AwgnUplink(bandwidth_hz=10 ** rng.uniform(3, 7), snr=3.0), rtt_s=rng.choice([0, 0.01, 0.2]))
+    asked = [*(rng.random(300) < 0.5).tolist(), True]
+    runs = np.diff(np.flatnonzero([True, *asked]))
+    asks = Asks(bits=np.array([5e3]), weights=np.bincount(runs - 1)[None] / len(asked))
+    law = token_law(Mode.U_HLM, times, link, asks, 1)
+    assert law.mean_s * len(asked) == pytest.approx(eager_s(asked, link, 5e3))
+    assert law.passes == pytest.approx((len(runs) + np.count_nonzero(runs > 1)) / len(asked))

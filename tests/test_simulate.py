@@ -35,9 +35,11 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("mode", ["u-hlm", "cu-hlm-online", "coarse"])
 @pytest.mark.parametrize("name", list(CHANNELS))
-def test_mean_and_late_quantile_are_within_three_standard_errors(folder, name, mode):
+@pytest.mark.parametrize("pipelining", ["none", "eager"])
+def test_mean_and_late_quantile_are_within_three_standard_errors(folder, name, mode, pipelining):
     link = CHANNELS[name] | ({"trace": str(folder / "trace.csv")} if name == "trace" else {"bandwidth_hz": 2e4})
     options = {"domain": "code", "policy": "budget", "max_bias": 0.05, "answer_tokens": 24, "rtt_s": 0.01}
+    options["pipelining"] = pipelining
     posed = pose(str(folder), mode=mode, **options, **link)
     point, problem = mode_point(posed.problem, posed.mode), posed.problem
     replayed = Replayed(

@@ -25,6 +25,9 @@ Trace = Annotated[str | None, typer.Option(help="CSV file of time in s and rate 
 Overhead = Annotated[str, typer.Option(help="Header of every message, such as 40B or 320b.")]
 
 
+Pipelined = Annotated[str, typer.Option(help="none, or eager: from each verdict the LLM reads on at once.")]
+
+
 def link_arguments(bandwidth: str | None, snr: str, rtt: str, downlink: str, overhead: str) -> dict[str, Any]:
     """The options with units as arguments of `solve`."""
     return {

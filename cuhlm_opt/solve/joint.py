@@ -49,9 +49,14 @@ class Worth:
         return most
 
     def _mean_s(self, times: ComputeTimes, skip_rate: _Floats, runs: _Floats, uplink_s: _Floats) -> _Floats:
-        asked = times.slm_s + times.gate_s + uplink_s + self.link.rtt_s + self.link.downlink_s
-        passes = runs @ times.llm_s(np.arange(1.0, runs.shape[1] + 1))
-        return np.asarray(skip_rate * (times.slm_s + times.gate_s) + runs.sum(axis=1) * asked + passes)
+        device = times.slm_s + times.gate_s
+        return np.asarray(skip_rate * device + np.sum(runs * self._asked_s(times, runs.shape[1], uplink_s), axis=1))
+
+    def _asked_s(self, times: ComputeTimes, longest: int, uplink_s: _Floats) -> _Floats:
+        """Time of the n-th token since the last verdict, where it asks, shape (m, L)."""
+        device, n = times.slm_s + times.gate_s, np.arange(1.0, longest + 1)
+        arrival = device + uplink_s + self.link.rtt_s + self.link.downlink_s
+        return np.asarray(np.maximum(arrival[:, None], times.busy_s(n, device)) + times.pass_s(n))
 
     def __call__(self, skip_rate: _Floats, runs: _Floats, uplink_s: _Floats, bits: _Floats) -> _Floats:
         """Worth; larger is better. The 95th percentile is ranked by throughput first, and judged exactly later.
@@ -71,8 +76,7 @@ class Worth:
             return np.asarray(-(1.0 - skip_rate) * link)
         if self.accounting is Accounting.MEAN_LATENCY:
             return np.asarray(1.0 / self._mean_s(self.times, skip_rate, runs, uplink_s))
-        device = self.times.slm_s + self.times.gate_s
-        asked = device + link[:, None] + self.times.llm_s(np.arange(1.0, runs.shape[1] + 1))
+        device, asked = self.times.slm_s + self.times.gate_s, self._asked_s(self.times, runs.shape[1], uplink_s)
         return np.asarray(skip_rate / device + np.sum(runs / asked, axis=1))
 
 

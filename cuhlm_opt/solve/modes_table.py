@@ -260,7 +260,7 @@ def _rank(problem: Problem, law: TokenLaw | None, asks: Asks) -> tuple[float, fl
     if problem.objective is Objective.BITS:
         return passed, asks.rate * asks.mean_bits
     if problem.objective is Objective.PASSES or law is None:
-        return passed, asks.rate
+        return passed, asks.rate if law is None else law.passes
     if problem.objective is Objective.LATENCY_P95:
         return passed, law.quantile(1 - _LATE)
     return passed, -law.throughput(problem.accounting)

@@ -123,6 +123,7 @@ def operating_point(posed: Posed, points: Mapping[Mode, ModePoint]) -> Operating
         binding=binding(problem, point),
         marginal_worth=_marginal_worth(posed),
         accounting=problem.accounting,
+        pipelining=problem.pipelining,
         domain=evidence.domain,
         temperature=1.0 if calibration.temperature is None else calibration.temperature,
         top_p=1.0 if calibration.top_p is None else calibration.top_p,
@@ -176,7 +177,6 @@ def _marginal_worth(posed: Posed) -> MarginalWorth | None:
 
 def mode_row(problem: Problem, point: ModePoint) -> ModeRow:
     """A point as a row of the table."""
-    passes = {Mode.SLM: 0.0, Mode.LLM: 1.0, Mode.HLM: 1.0}
     found = spans(problem, point)
     asked = None if point.skip_rate is None else 1.0 - point.skip_rate
     return ModeRow(
@@ -187,7 +187,7 @@ def mode_row(problem: Problem, point: ModePoint) -> ModeRow:
         skip_rate=point.skip_rate,
         skip_rate_ci=found.skip_rate,
         throughput_ci=found.throughput,
-        server_passes_per_token=passes.get(point.mode, asked),
+        server_passes_per_token=asked if point.time is None else point.time.passes,
         bias=point.bias,
         bias_ci=found.bias,
         bias_kind=point.bias_kind,

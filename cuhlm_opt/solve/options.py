@@ -6,7 +6,7 @@ from typing import TypedDict, TypeVar, Unpack
 
 from cuhlm_opt.artefacts import ChannelSettings
 from cuhlm_opt.errors import InputError, unknown_name
-from cuhlm_opt.latency import Accounting
+from cuhlm_opt.latency import Accounting, Pipelining
 from cuhlm_opt.links import link_of
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
@@ -75,6 +75,8 @@ class Options(TypedDict, total=False):
     """How laws are written, see `Format`; compact."""
     accounting: str
     """How latencies become throughput, see `Accounting`; mean-latency."""
+    pipelining: str
+    """What the LLM does between messages, see `Pipelining`; none."""
     answer_tokens: int
     """T >= 1, the length of an answer; 128."""
     slm_s: float | None
@@ -145,6 +147,7 @@ def pose(calibration: str = "qwen2.5-coder", **options: Unpack[Options]) -> Pose
         law_format=_choose("--format", options.get("law_format", Format.COMPACT), Format),
         accounting=_choose("--accounting", options.get("accounting", Accounting.MEAN_LATENCY), Accounting),
         answer_tokens=length,
+        pipelining=_choose("--pipelining", options.get("pipelining", Pipelining.NONE), Pipelining),
         delta=_check_delta(options.get("delta"), policy),
         objective=_choose("--objective", options.get("objective", Objective.THROUGHPUT), Objective),
         limits=Limits(

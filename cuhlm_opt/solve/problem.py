@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from cuhlm_opt.artefacts import Calibration, DomainFit, SignalFit, Times
 from cuhlm_opt.channel import Link
 from cuhlm_opt.errors import InputError, unknown_name
-from cuhlm_opt.latency import Accounting, ComputeTimes
+from cuhlm_opt.latency import Accounting, ComputeTimes, Pipelining
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
 from cuhlm_opt.quantisation import Quantiser
@@ -50,6 +50,7 @@ class Problem:
     law_format: Format
     accounting: Accounting
     answer_tokens: int
+    pipelining: Pipelining = Pipelining.NONE
     delta: float | None = None
     """Probability that a certificate may fail; None certifies in expectation."""
     objective: Objective = Objective.THROUGHPUT
@@ -67,7 +68,10 @@ class Problem:
         """The times as the latency model reads them."""
         if self.times is None:
             return None
-        return ComputeTimes(slm_s=self.times.slm_s, gate_s=self.times.gate_s, llm_pass_s=self.times.llm_pass_s)
+        times = self.times
+        return ComputeTimes(
+            slm_s=times.slm_s, gate_s=times.gate_s, llm_pass_s=times.llm_pass_s, pipelining=self.pipelining
+        )
 
     @property
     def computed_threshold(self) -> float | None:

@@ -1,7 +1,7 @@
 """What a result rests on, and what a reader must be told: sentences for people, made from the figures used."""
 
 from cuhlm_opt.artefacts import LedgerEntry, Recommendation, Times
-from cuhlm_opt.latency import Accounting
+from cuhlm_opt.latency import Accounting, Pipelining
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.payload import Format, dense_bits
 from cuhlm_opt.records import T_LIMIT
@@ -22,6 +22,12 @@ _CONTEXTS = {
 }
 
 
+_PIPELINING = {
+    Pipelining.NONE: "no pipelining",
+    Pipelining.EAGER: "pipelined: from each verdict the LLM reads on at once (a variant that `decode` does not run)",
+}
+
+
 def assumptions(problem: Problem, evidence: Evidence, point: ModePoint, given_times: tuple[str, ...]) -> list[str]:
     """Everything that entered the figures by default, by measurement or by choice."""
     link = used_link(problem, point)
@@ -32,7 +38,7 @@ def assumptions(problem: Problem, evidence: Evidence, point: ModePoint, given_ti
         "token ids ride free in both directions, as published [P2]",
         *_formats(problem, point),
         _accounting(problem),
-        "one draft a round, no pipelining; catching up on skipped tokens is one LLM pass, "
+        f"one draft a round, {_PIPELINING[problem.pipelining]}; catching up on skipped tokens is one LLM pass, "
         "its length counted in the recorded answers position by position",
         f"answers of {problem.answer_tokens} tokens, over which llm spreads its one round trip; "
         "reading the prompt is not counted",
