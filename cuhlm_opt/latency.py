@@ -31,7 +31,7 @@ class Accounting(StrEnum):
 
 
 class Pipelining(StrEnum):
-    """What the LLM does between two messages: sums of times become maxima [N, THEORY 8]."""
+    """What the LLM does between two messages: sums of times become maxima [N, THEORY 7.4]."""
 
     NONE = "none"
     """It waits: the variant that is decoded."""

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import Calibration, Estimate, OperatingPoint
 from cuhlm_opt.payload import Format
 from cuhlm_opt.records import Records, read_records, sha256_of
 from cuhlm_opt.resources import calibration_dir
 from cuhlm_opt.solve import solve
-from cuhlm_opt.solve.coding import open_codings
+from cuhlm_opt.solve.coding import Coding, open_codings
 from cuhlm_opt.solve.truncation import offline_profile
 from cuhlm_opt.sweep import Solver
 from cuhlm_opt.units import format_si
@@ -229,6 +230,11 @@ def certificate_cost() -> str:
     return _markdown(rows) + f"\nSkip rate at budget {cells[0]['eps']:g}.\n"
 
 
+def _rounding(coding: Coding) -> NDArray[np.float64]:
+    """Mean TV(x_hat_k, decoded x_hat_k) at each size of the grid."""
+    return np.array([coding.mean_bias(np.asarray(at)) for at in range(len(coding.records.k_grid))])
+
+
 def codec() -> str:
     """The fewest bits of a compact message that adds no more to the bias than the published one."""
     rows = [["domain", "published: k", "bits", "TV added at most", "compact: k", "bits", "levels", "fewer bits"]]
@@ -237,11 +243,11 @@ def codec() -> str:
         profile = offline_profile(records)
         (published,) = open_codings(records, Format.PUBLISHED, None, None)
         compact = open_codings(records, Format.COMPACT, None, None)
-        added = profile + np.array([coding.bias for coding in compact])
+        added = profile + np.array([_rounding(coding) for coding in compact])
         bits = np.array([coding.bits(size_known=True) for coding in compact])
         for k in (1, 16, 256, 4096, int(records.k_grid[-1])):
             at = int(np.searchsorted(records.k_grid, k))
-            sent, distance = published.bits(size_known=True)[at], profile[at] + published.bias[at]
+            sent, distance = published.bits(size_known=True)[at], profile[at] + _rounding(published)[at]
             way, size = np.unravel_index(np.argmin(np.where(added <= distance, bits, np.inf)), bits.shape)
             best, coding = bits[way, size], compact[way]
             rows.append(
