@@ -329,9 +329,15 @@ class ShortPacketUplink:
 
 @dataclass(frozen=True, kw_only=True)
 class TraceUplink:
-    """A measured trace, drained as a fluid from a random moment."""
+    """A measured trace, drained as a fluid from a random moment.
+
+    Args:
+        trace: times and rates.
+        rows: the rates during which messages start; None starts at any moment.
+    """
 
     trace: Trace
+    rows: tuple[int, ...] | None = None
 
     @property
     def rate_bps(self) -> float:
@@ -352,7 +358,7 @@ class TraceUplink:
 
     def service(self, bits: float) -> ServiceTime:
         """Mixture over the moments of the start."""
-        law: PiecewiseUniform | Fixed = Fixed(0.0) if bits == 0 else self.trace.service(bits)
+        law: PiecewiseUniform | Fixed = Fixed(0.0) if bits == 0 else self.trace.service(bits, self.rows)
         return law
 
     def describe(self) -> str:

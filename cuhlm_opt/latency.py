@@ -6,7 +6,7 @@ tokens are comes from the recorded answers, position by position: skips are not 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
 
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuhlm_opt.channel import Link
+from cuhlm_opt.channel_states import state_links
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.service import ServiceTime
@@ -93,10 +94,12 @@ class Asks:
         bits: length of the message of each class, shape (C,).
         weights: probability that a token asks with a message of class c after n - 1 skipped tokens, shape (C, L),
             n = 1 .. L; the sum is 1 - skip rate.
+        states: state of the channel in which each class is sent, shape (C,); None where none is known before.
     """
 
     bits: Floats
     weights: Floats
+    states: NDArray[np.intp] | None = None
 
     @classmethod
     def always(cls, bits: float) -> "Asks":
@@ -125,7 +128,7 @@ class Asks:
     def scaled(self, skip_rate: float) -> "Asks":
         """The same messages and runs at another skip rate; where no token asks, still none."""
         factor = (1.0 - skip_rate) / self.rate if self.rate > 0 else 0.0
-        return Asks(bits=self.bits, weights=self.weights * factor)
+        return replace(self, weights=self.weights * factor)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -184,8 +187,17 @@ class TokenLaw:
         """Mean time of a message; 0 where none is sent."""
         if self.link is None or self.asks.rate == 0:
             return 0.0
-        sent = self.asks.weights.sum(axis=1) @ self.link.mean_uplink_s(self.asks.bits)
-        return float(sent) / self.asks.rate
+        asks, sent_s = self.asks, np.empty(len(self.asks.bits))
+        for link, classes in self._links(self.link):
+            sent_s[classes] = link.mean_uplink_s(asks.bits[classes])
+        return float(asks.weights.sum(axis=1) @ sent_s) / asks.rate
+
+    def _links(self, link: Link) -> list[tuple[Link, NDArray[np.intp]]]:
+        """The link in each state of the channel that classes are sent in, and those classes."""
+        states = self.asks.states
+        if states is None:
+            return [(link, np.arange(len(self.asks.bits)))]
+        return [(each, np.flatnonzero(states == state)) for state, each in enumerate(state_links(link))]
 
     @cached_property
     def atoms(self) -> tuple[Floats, Floats]:
@@ -247,7 +259,10 @@ class TokenLaw:
     @cached_property
     def _services(self) -> list[ServiceTime]:
         """Law of the message of each class."""
-        return [] if self.link is None else [self.link.service(float(bits)) for bits in self.asks.bits]
+        if self.link is None:
+            return []
+        laws = {int(c): link.service(float(self.asks.bits[c])) for link, at in self._links(self.link) for c in at}
+        return [laws[c] for c in range(len(laws))]
 
     @cached_property
     def _atoms(self) -> list[tuple[Floats, Floats]]:

@@ -33,23 +33,20 @@ def repeated(prompt: NDArray[np.integer], tokens: int) -> tuple[NDArray[np.intp]
     return starts[order], lengths[order], totals[order]
 
 
-def ask_runs(
-    prompt: NDArray[np.integer], skip: _Floats, classes: NDArray[np.integer], n_classes: int, tokens: int
-) -> _Floats:
+def ask_runs(prompt: NDArray[np.integer], skip: _Floats, asked: csr_array, tokens: int) -> _Floats:
     """Law of the runs, exactly: at each position the draft is kept with its own probability, by a coin of its own.
 
     Args:
         prompt: index of the prompt per position, shape (N,), each prompt's positions together and in order.
         skip: probability that the draft is kept, shape (N,).
-        classes: class of the message that the position would send, shape (N,).
-        n_classes: C.
+        asked: probability that it asks, by the class of its message, shape (C, N); columns sum to 1 - skip.
         tokens: answers are repeated to at least so many, up to `_TOKENS`.
 
     Returns:
         The probability that a token asks with a message of class c after n - 1 skipped ones, shape (C, L), n = 1 .. L;
         every position counts alike, so the sum is 1 - mean skip, but where there are more than `MOST_PROMPTS` prompts.
 
-    >>> ask_runs(np.zeros(2, int), np.array([0.5, 0.5]), np.zeros(2, int), 1, tokens=2).tolist()
+    >>> ask_runs(np.zeros(2, int), np.array([0.5, 0.5]), csr_array([[0.5, 0.5]]), tokens=2).tolist()
     [[0.375, 0.125]]
     """
     starts, lengths, totals = repeated(prompt, min(tokens, _TOKENS))
@@ -57,7 +54,9 @@ def ask_runs(
     starts, lengths, totals = starts[::every], lengths[::every], totals[::every]
     longest = int(totals[0])
     share = lengths / (totals * lengths.sum())  # a token of a repeated answer stands for this share of all
-    weights = np.zeros((n_classes, longest))
+    weights = np.zeros((asked.shape[0], longest))
+    single = asked.shape[0] == 1
+    columns = asked.tocsc()
     # Column j: probability, times the share, that token j asked last; column 0 stands for the beginning.
     last = np.zeros((len(starts), longest + 1))
     last[:, 0] = share
@@ -65,12 +64,8 @@ def ask_runs(
         active = int(np.searchsorted(-totals, -place))  # the answers longer than `place` come first
         rows = starts[:active] + place % lengths[:active]
         kept, since = skip[rows], last[:active, : place + 1]
-        if n_classes == 1:
-            asked = ((1.0 - kept) @ since)[None]
-        else:
-            shape = (n_classes, active)
-            asked = csr_array((1.0 - kept, (classes[rows], np.arange(active))), shape=shape) @ since
-        weights[:, : place + 1] += asked[:, ::-1]
+        reached = ((1.0 - kept) @ since)[None] if single else columns[:, rows] @ since
+        weights[:, : place + 1] += reached[:, ::-1]
         since *= kept[:, None]
         last[:active, place + 1] = (1.0 - kept) * share[:active]
     return weights

@@ -117,6 +117,40 @@ class Attempts:
         return attempts * self.attempt_s, weights
 
 
+@dataclass(frozen=True)
+class Shifted:
+    """A law that begins later.
+
+    >>> Shifted(0.5, Fixed(1.0)).mean_s
+    1.5
+    """
+
+    delay_s: float
+    law: ServiceTime
+
+    @property
+    def mean_s(self) -> float:
+        """Delay and mean."""
+        return self.delay_s + self.law.mean_s
+
+    def cdf(self, seconds: Floats | float) -> Floats:
+        """What is left after the delay."""
+        return self.law.cdf(np.asarray(seconds) - self.delay_s)
+
+    def quantile(self, probability: float) -> float:
+        """Delay and quantile."""
+        return self.delay_s + self.law.quantile(probability)
+
+    def sample(self, rng: np.random.Generator, size: int) -> Floats:
+        """Delay and times."""
+        return self.delay_s + self.law.sample(rng, size)
+
+    def atoms(self) -> tuple[Floats, Floats]:
+        """Later atoms."""
+        seconds, masses = self.law.atoms()
+        return self.delay_s + seconds, masses
+
+
 @dataclass(frozen=True, eq=False)
 class PiecewiseUniform:
     """A mixture of uniform laws, as of the time to drain a message through a trace from a random moment.

@@ -21,6 +21,7 @@ from cuhlm_opt.channel import (
     TraceUplink,
     Uplink,
 )
+from cuhlm_opt.channel_states import AfterOutage, channel_states, state_links
 from cuhlm_opt.latency import ComputeTimes
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.runs import repeated
@@ -41,8 +42,8 @@ class Replayed:
         times: compute times.
         link: the link.
         prompt: index of the prompt per position, shape (n,).
-        skip: probability to keep the draft, shape (n,).
-        bits: length of the message that the position would send, shape (n,).
+        skip: probability to keep the draft, shape (n,), or in each state of the channel, shape (H, n).
+        bits: length of the message that the position would send, of the same shape.
         tokens: length of an answer; the recorded one is repeated a whole number of times, to at least so many.
     """
 
@@ -89,13 +90,19 @@ def replications(replayed: Replayed, seed: int = 0) -> Iterator[Replication]:
     places = np.arange(longest)
     within = places < totals[:, None]
     rows = starts[:, None] + places % lengths[:, None]
+    skip, bits = np.atleast_2d(replayed.skip), np.atleast_2d(replayed.bits)
+    known = channel_states(replayed.link.uplink) if len(skip) > 1 else ()
+    links = state_links(replayed.link) if known else (replayed.link,)
     weights = lengths / (totals * lengths.sum())
     times, link = replayed.times, replayed.link
     device = times.device_s(replayed.mode)
     streams = np.random.SeedSequence(seed)
     while True:
         rng = np.random.default_rng(streams.spawn(1)[0])
-        asked = within & (rng.random(rows.shape) >= replayed.skip[rows])
+        state = np.zeros(rows.shape, dtype=np.intp)
+        if known:
+            state[:] = rng.choice(len(known), rows.shape, p=[each.probability for each in known])
+        asked = within & (rng.random(rows.shape) >= skip[state, rows])
         pending = np.zeros(len(rows))
         read = np.zeros(rows.shape)
         for place in range(longest):
@@ -103,8 +110,10 @@ def replications(replayed: Replayed, seed: int = 0) -> Iterator[Replication]:
             read[:, place] = pending
             pending[asked[:, place]] = 0
         seconds = np.where(within, device, np.nan)
-        sent = replayed.bits[rows[asked]] + link.overhead_bits
-        waiting = draw_uplink_s(link.uplink, sent, rng) + link.rtt_s + link.downlink_s
+        sent, seen = bits[state[asked], rows[asked]] + link.overhead_bits, state[asked]
+        waiting = np.full(len(sent), link.rtt_s + link.downlink_s)
+        for number, each in enumerate(links):
+            waiting[seen == number] += draw_uplink_s(each.uplink, sent[seen == number], rng)
         since = read[asked]
         seconds[asked] = np.maximum(device + waiting, times.busy_s(since, device)) + times.pass_s(since)
         yield Replication(
@@ -162,6 +171,8 @@ def draw_uplink_s(uplink: Uplink, bits: Floats, rng: np.random.Generator) -> Flo
             attempt_s = bits / (uplink.bandwidth_hz * uplink.chosen_rate)
             threshold = 2.0**uplink.chosen_rate - 1.0
             return attempt_s * _attempts(len(bits), lambda n: uplink.fading.sample(rng, n) >= threshold)
+        case AfterOutage(given):
+            return bits / (given.bandwidth_hz * given.chosen_rate) + draw_uplink_s(given, bits, rng)
         case ShortPacketUplink():
             attempt_s = uplink.uses(bits) / uplink.bandwidth_hz
             return attempt_s * _attempts(len(bits), lambda n: rng.random(n) >= uplink.block_error)
@@ -170,7 +181,7 @@ def draw_uplink_s(uplink: Uplink, bits: Floats, rng: np.random.Generator) -> Flo
         case ErgodicUplink():
             return bits / uplink.rate_bps * _spanned_blocks(uplink, len(bits), rng) / _ERGODIC_BLOCKS
         case TraceUplink():
-            starts = rng.random(len(bits)) * uplink.trace.length_s
+            starts = uplink.trace.random_starts_s(rng, len(bits), uplink.rows)
             return uplink.trace.finish_s(starts, bits) - starts
     raise TypeError(f"no blocks are drawn for {type(uplink).__name__}")
 

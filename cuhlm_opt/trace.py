@@ -38,10 +38,14 @@ class Trace:
     length_s: float
 
     @cached_property
+    def steps_s(self) -> Floats:
+        """How long each rate holds, shape (n,)."""
+        return np.diff(np.append(self.starts_s, self.length_s))
+
+    @cached_property
     def _sent(self) -> Floats:
         """Bits sent since the beginning at each start and at the end, shape (n + 1,)."""
-        steps = np.diff(np.append(self.starts_s, self.length_s))
-        return np.concatenate([[0.0], np.cumsum(steps * self.rates_bps)])
+        return np.concatenate([[0.0], np.cumsum(self.steps_s * self.rates_bps)])
 
     @property
     def mean_rate_bps(self) -> float:
@@ -55,16 +59,31 @@ class Trace:
         passes, within = np.divmod(target, self._sent[-1])
         return np.asarray(passes * self.length_s + np.interp(within, self._sent, knots))
 
-    def service(self, bits: float) -> PiecewiseUniform:
-        """Law of the time to drain `bits`: between its breakpoints the time is linear in the moment of the start."""
+    def random_starts_s(self, rng: np.random.Generator, size: int, rows: tuple[int, ...] | None = None) -> Floats:
+        """Moments drawn uniformly from the trace, or from the time that the rates `rows` hold."""
+        at = np.arange(len(self.rates_bps)) if rows is None else np.array(rows)
+        drawn = rng.choice(at, size, p=self.steps_s[at] / self.steps_s[at].sum())
+        return np.asarray(self.starts_s[drawn] + rng.random(size) * self.steps_s[drawn])
+
+    def service(self, bits: float, rows: tuple[int, ...] | None = None) -> PiecewiseUniform:
+        """Law of the time to drain `bits`: between its breakpoints the time is linear in the moment of the start.
+
+        Args:
+            bits: > 0.
+            rows: the rates during which it starts; None starts at any moment.
+        """
         knots = np.append(self.starts_s, self.length_s)
         # The time bends where the start passes a knot, and where the end does.
         ends = np.interp((self._sent[:-1] - bits) % self._sent[-1], self._sent, knots)
         bends = np.unique(np.concatenate([knots, ends]))
         bends = bends[np.append(np.diff(bends) > 1e-12 * self.length_s, True)]
         times = self.finish_s(bends, bits) - bends
-        first, second = times[:-1], times[1:]
-        weights = np.diff(bends) / (bends[-1] - bends[0])
+        first, second, weights = times[:-1], times[1:], np.diff(bends)
+        if rows is not None:
+            started = np.searchsorted(self.starts_s, (bends[:-1] + bends[1:]) / 2, side="right") - 1
+            chosen = np.isin(started, rows)
+            first, second, weights = first[chosen], second[chosen], weights[chosen]
+        weights = weights / weights.sum()
         return PiecewiseUniform(np.minimum(first, second), np.maximum(first, second), weights)
 
 

@@ -5,7 +5,7 @@ For t < `T_LIMIT` the average over drafts is a sum over the skippable tokens, al
 recorded draft stands for all: 1[u_d <= t] beta_d, unbiased but noisier.
 """
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import cached_property
@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 from cuhlm_opt.artefacts import SignalFit
 from cuhlm_opt.latency import Asks
@@ -165,16 +166,28 @@ class Gate:
         laws = [some.asks(some._at(threshold).skip) for threshold in thresholds]
         return np.array([1.0 - law.rate for law in laws]), np.array([law.weights[0] for law in laws])
 
-    def asks(self, skip: _Floats, bits: _Floats | None = None) -> Asks:
+    def asks(self, skip: _Floats, bits: _Floats | None = None, states: Sequence[float] | None = None) -> Asks:
         """The tokens that ask, where each position keeps its draft with probability `skip`.
 
         Args:
-            skip: shape (n,).
-            bits: length of the message that each position would send, shape (n,); None sends nothing.
+            skip: shape (n,), or (H, n) for each state of the channel.
+            bits: length of the message that each position would send, of the same shape; None sends nothing.
+            states: probabilities of the states, shape (H,); None where none is known before.
         """
-        lengths, classes = np.unique(np.zeros_like(skip) if bits is None else bits, return_inverse=True)
-        weights = ask_runs(self.records.prompt, skip, classes, len(lengths), self.answer_tokens)
-        return Asks(bits=lengths, weights=weights)
+        kept, sent = np.atleast_2d(skip), np.atleast_2d(np.zeros_like(skip) if bits is None else bits)
+        probabilities = np.ones(1) if states is None else np.array(states)
+        messages = [np.unique(each, return_inverse=True) for each in sent]
+        first = np.cumsum([0, *(len(lengths) for lengths, _ in messages)])
+        classes = np.concatenate([start + own for start, (_, own) in zip(first, messages, strict=False)])
+        n = kept.shape[1]
+        asked = (probabilities[:, None] * (1.0 - kept)).ravel()
+        table = csr_array((asked, (classes, np.tile(np.arange(n), len(kept)))), shape=(int(first[-1]), n))
+        weights = ask_runs(self.records.prompt, probabilities @ kept, table, self.answer_tokens)
+        return Asks(
+            bits=np.concatenate([lengths for lengths, _ in messages]),
+            weights=weights,
+            states=None if states is None else np.repeat(np.arange(len(kept)), np.diff(first)),
+        )
 
     def largest_within(self, budget: float, spent: float = 0.0) -> float | None:
         """Largest level t of the signal with mean risk(t) + spent <= budget; None where even the first exceeds it."""
