@@ -197,6 +197,18 @@ class ChannelSettings(Artefact):
     """Of long messages, retransmissions included; follows from the others."""
 
 
+class StateThreshold(Artefact):
+    """The threshold in one state of the channel, where thresholds follow it."""
+
+    seen: str
+    """What the device sees before it decides."""
+    probability: float
+    uplink_s: float
+    """Mean time of a message of mean length in this state."""
+    u_threshold: float | None
+    """Null never skips."""
+
+
 class AnswerLatency(Artefact):
     """Time of an answer of `answer_tokens` tokens, after the prompt was read."""
 
@@ -262,6 +274,8 @@ class OperatingPoint(Artefact):
     signal: str
     u_threshold: float | None
     u_threshold_computed: float | None
+    state_thresholds: tuple[StateThreshold, ...] = ()
+    """The fastest state first, whose threshold is `u_threshold`; empty where one threshold holds in all."""
     """What the policy's formula gave, before it was judged: outside [0, 1] it is degenerate and not used."""
     skip_rate: float | None
     skip_rate_ci: Span

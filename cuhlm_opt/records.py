@@ -123,16 +123,18 @@ class Records:
     def some_prompts(self, most: int) -> Self:
         """Every so many a prompt, at most `most`; its own self where there are no more."""
         every = -(-self.n_prompts // most)
-        if every == 1:
-            return self
-        chosen = np.flatnonzero(self.prompt % every == 0)
+        return self if every == 1 else self.of_prompts(np.arange(0, self.n_prompts, every))
+
+    def of_prompts(self, prompts: NDArray[np.integer]) -> Self:
+        """The positions of some prompts, given by their increasing indices."""
+        chosen = np.flatnonzero(np.isin(self.prompt, prompts))
         place = np.full(self.n_tokens, -1)
         place[chosen] = np.arange(len(chosen))
         kept = place[self.measured] >= 0
         arrays = ("x_d", "beta", "u_mc", "u_bar", "tv", "top_x", "top_y", "top_u_bar", "tv_x_xhat")
         return replace(
             self,
-            prompt=self.prompt[chosen] // every,
+            prompt=np.searchsorted(prompts, self.prompt[chosen]),
             **{name: getattr(self, name)[chosen] for name in arrays},
             tv_quantised=self.tv_quantised[kept],
             measured=place[self.measured][kept],

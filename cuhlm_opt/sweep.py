@@ -83,7 +83,7 @@ class Solver:
         return [row | {"recommended": row["mode"] == chosen, "pareto": on} for row, on in zip(rows, front, strict=True)]
 
     def _point(self, problem: Problem, mode: Mode) -> ModePoint:
-        chosen_by_the_link = problem.objective is not Objective.THROUGHPUT or problem.limits.any
+        chosen_by_the_link = problem.objective is not Objective.THROUGHPUT or problem.limits.any or problem.adaptive
         if chosen_by_the_link or mode not in _WHATEVER_THE_LINK:
             return mode_point(problem, mode)
         key = (problem.budget, mode)

@@ -25,6 +25,10 @@ Trace = Annotated[str | None, typer.Option(help="CSV file of time in s and rate 
 Overhead = Annotated[str, typer.Option(help="Header of every message, such as 40B or 320b.")]
 
 
+Adaptive = Annotated[
+    bool,
+    typer.Option("--adaptive", help="Thresholds that follow the channel, where the device knows its state."),
+]
 Pipelined = Annotated[str, typer.Option(help="none, or eager: from each verdict the LLM reads on at once.")]
 
 

@@ -28,6 +28,7 @@ def simulate(
     policy: Annotated[str, typer.Option(help="As in solve.")] = "certified",
     mode: Annotated[str, typer.Option(help="As in solve.")] = "cu-hlm-offline",
     calibration: Annotated[str, typer.Option(help="Shipped calibration, or folder of one.")] = "qwen2.5-coder",
+    adaptive: options.Adaptive = False,
     pipelining: options.Pipelined = "none",
     answer_tokens: Annotated[int, typer.Option(help="Length of an answer.")] = 128,
     precision: Annotated[float, typer.Option(help="Relative standard error of the mean latency to stop at.")] = 0.002,
@@ -60,6 +61,7 @@ def simulate(
         max_bias=max_bias,
         policy=policy,
         mode=mode,
+        adaptive=adaptive,
         pipelining=pipelining,
         answer_tokens=answer_tokens,
     )

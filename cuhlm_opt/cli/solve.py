@@ -71,6 +71,7 @@ def solve(
     ] = "compact",
     accounting: Annotated[str, typer.Option(help="Throughput: mean-latency or mean-rate.")] = "mean-latency",
     calibration: Annotated[str, typer.Option(help="Shipped calibration, or folder of one.")] = "qwen2.5-coder",
+    adaptive: options.Adaptive = False,
     pipelining: options.Pipelined = "none",
     answer_tokens: Annotated[int, typer.Option(help="Length of an answer.")] = 128,
     slm_time: Annotated[str | None, typer.Option(help="SLM step, instead of what was measured.")] = None,
@@ -114,6 +115,7 @@ def solve(
         quantiser=quantiser,
         law_format=law_format,
         accounting=accounting,
+        adaptive=adaptive,
         pipelining=pipelining,
         answer_tokens=answer_tokens,
         slm_s=slm_s,
@@ -222,6 +224,9 @@ def _threshold(point: "OperatingPoint") -> str:
     if point.status == "degenerate":
         given = "no value" if computed is None else f"{computed:.4f}"
         return f"{point.policy} gives {given}, degenerate and not used: every token asks"
+    if point.state_thresholds:
+        found = [state.u_threshold for state in point.state_thresholds]
+        return f"keep the draft when {point.signal} <= " + ", ".join("-" if t is None else f"{t:.4f}" for t in found)
     if point.u_threshold is not None:
         return f"keep the draft when {point.signal} <= {point.u_threshold:.4f}"
     return "unknown" if point.skip_rate is None else "none in use"

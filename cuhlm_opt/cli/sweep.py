@@ -41,6 +41,7 @@ def sweep(
     policy: Annotated[str, typer.Option(help="As in solve.")] = "certified",
     law_format: Annotated[str, typer.Option("--format", help="As in solve.")] = "compact",
     accounting: Annotated[str, typer.Option(help="As in solve.")] = "mean-latency",
+    adaptive: options.Adaptive = False,
     pipelining: options.Pipelined = "none",
     calibration: Annotated[str, typer.Option(help="Shipped calibration, or folder of one.")] = "qwen2.5-coder",
     answer_tokens: Annotated[int, typer.Option(help="Length of an answer.")] = 128,
@@ -79,6 +80,7 @@ def sweep(
         "policy": policy,
         "law_format": law_format,
         "accounting": accounting,
+        "adaptive": adaptive,
         "pipelining": pipelining,
         "answer_tokens": answer_tokens,
     }

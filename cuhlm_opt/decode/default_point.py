@@ -48,7 +48,7 @@ def with_mode(point: OperatingPoint, mode: Mode) -> OperatingPoint:
     """
     if mode is point.mode:
         return point
-    update: dict[str, object] = {"mode": mode}
+    update: dict[str, object] = {"mode": mode, "state_thresholds": ()}
     for row in point.baselines:
         if row.mode is mode and row.skip_rate is not None:
             update |= {"u_threshold": row.u_threshold, "skip_rate": row.skip_rate, "k": row.k, "theta": row.theta}

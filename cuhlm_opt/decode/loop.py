@@ -158,7 +158,16 @@ class _Run:
         with self._stopwatch("audit"):
             error = self._device.law_error(draft)
             skippable = self._device.watch(draft, decision)
-        self.steps.append(Step(token=draft.token, draft=draft.token, skipped=True, u=decision.u, error=error))
+        self.steps.append(
+            Step(
+                token=draft.token,
+                draft=draft.token,
+                skipped=True,
+                u=decision.u,
+                state=self._device.state,
+                error=error,
+            )
+        )
         if self._llm is not None:
             self._pending.append(Skipped(token=draft.token, probability=draft.probability, skippable=skippable))
         return draft.token
@@ -184,6 +193,7 @@ class _Run:
                 payload_bits=decision.payload_bits,
                 accepted=None if isinstance(upload, Query) else ruling.accepted,
                 read=ruling.read,
+                state=self._device.state,
                 error=error,
             )
         )

@@ -123,9 +123,14 @@ class Device:
         check_point(point)
         self._point, self._mode, self._rng = point, point.mode, rng
         self._threshold = point.u_threshold if point.mode.skips else None
+        self.state: int | None = None
+        """State of the channel at the present step, where thresholds follow it; drawn, as the link is modelled."""
 
     def draw(self, logits: NDArray[np.float32]) -> Draft:
         """Draw a draft from x, or from what the server decodes in the modes that fix it before [N, THEORY 4.7, 5]."""
+        if states := self._point.state_thresholds:
+            self.state = int(self._rng.choice(len(states), p=[state.probability for state in states]))
+            self._threshold = states[self.state].u_threshold
         x = softmax(logits, self._point.temperature, self._point.top_p)
         law, message, reading = x, None, None
         everything = self._threshold is not None and self._threshold >= 1  # kept, so that nothing is sent or decoded

@@ -12,6 +12,7 @@ import numpy as np
 
 from cuhlm_opt.artefacts import LedgerEntry, OperatingPoint
 from cuhlm_opt.channel import Link
+from cuhlm_opt.channel_states import state_links
 from cuhlm_opt.decode.policy import LawError
 from cuhlm_opt.decode.verifier import Risk
 from cuhlm_opt.links import link_of
@@ -37,6 +38,8 @@ class Step:
     accepted: bool | None = None
     risk: Risk | None = None
     read: int = 0
+    state: int | None = None
+    """State of the channel that the device saw; None where it looks at none."""
     error: LawError | None = None
     """What truncation and quantisation add to the bias at most; None where no bound is known."""
 
@@ -144,7 +147,10 @@ class DecodeResult:
     @cached_property
     def _uplink_s(self) -> float:
         """Mean time of all uploads."""
-        return float(np.sum(self._link.mean_uplink_s(np.array([step.payload_bits for step in self.uploads]))))
+        links: dict[int | None, Link] = {None: self._link}
+        if self.point.state_thresholds:
+            links |= dict(enumerate(state_links(self._link)))
+        return float(sum(links[step.state].mean_uplink_s(step.payload_bits) for step in self.uploads))
 
     @property
     def compute_s(self) -> float:
@@ -187,6 +193,7 @@ class DecodeResult:
             "numeric_floor": point.numeric_floor,
             "bias_budget": point.bias_budget,
             "u_threshold": point.u_threshold,
+            "state_thresholds": [state.model_dump() for state in point.state_thresholds],
             "signal": point.signal,
             "k": point.k if point.mode in (Mode.CU_HLM_OFFLINE, Mode.EXACT) else None,
             "k_mean": sum(step.entries for step in uploads) / len(uploads) if uploads else None,

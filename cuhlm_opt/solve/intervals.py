@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cuhlm_opt.artefacts import Span
 from cuhlm_opt.bootstrap import ClusterBootstrap, Interval, prompt_sums, ratios
 from cuhlm_opt.modes import Mode
-from cuhlm_opt.solve.modes_table import ModePoint, throughput, timed
+from cuhlm_opt.solve.modes_table import ModePoint, skipping_of, throughput, timed
 from cuhlm_opt.solve.problem import Problem
 
 _SEED = 0
@@ -37,7 +37,7 @@ def spans(problem: Problem, point: ModePoint) -> Spans:
     records = gate.records
     if mode in (Mode.SLM, Mode.RANDOM):  # their skip rate is given, not estimated
         return Spans(bias=_ends(_bootstrap(problem, bias=rate * records.tv)["bias"], point.bias_quantisation))
-    skipping = gate.at(point.threshold)
+    skipping = skipping_of(problem, gate, point)
     risk = skipping.query if mode is Mode.QUERY else skipping.risk
     added: NDArray[np.floating] = np.zeros(records.n_tokens)
     if point.truncation is not None:

@@ -13,10 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuhlm_opt.channel import Link, RetransmissionUplink
+from cuhlm_opt.channel_states import channel_states, state_links
 from cuhlm_opt.latency import Asks, TokenLaw, token_law
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format, coarse_bits, law_bits
 from cuhlm_opt.quantisation import Quantiser
+from cuhlm_opt.solve.adaptive import FIT_EVERY, Follower
 from cuhlm_opt.solve.certificate import CertifiedThreshold
 from cuhlm_opt.solve.joint import share
 from cuhlm_opt.solve.limits import Objective
@@ -81,12 +83,14 @@ class ModePoint:
     law: str
     b_prob: int | None = None
     quantiser: Quantiser | None = None
+    rule: tuple[float | None, ...] = ()
+    """Thresholds in the states of the channel, where they follow it; `threshold` is that of the first."""
     certified: CertifiedThreshold | None = None
     """Where the threshold comes from a certificate, or is None because of one."""
     skip: _Floats | None = None
-    """Probability to keep the draft at each recorded position, shape (n,)."""
+    """Probability to keep the draft at each recorded position, shape (n,), or in each state as well, (H, n)."""
     bits: _Floats | None = None
-    """Length of the message that each position would send, shape (n,)."""
+    """Length of the message that each position would send, of the same shape."""
     asks: Asks | None = None
     """The tokens that ask, with their messages."""
     limited_by: tuple[str, ...] = ()
@@ -125,7 +129,13 @@ def _links(problem: Problem, asks: Asks) -> list[Link]:
     """The link; under fixed-rate fading, where late quantiles matter, also at rates for their sake."""
     link, uplink = problem.link, problem.link.uplink
     late = problem.objective is Objective.LATENCY_P95 or problem.limits.latency_p95_s is not None
-    if not late or not isinstance(uplink, RetransmissionUplink) or uplink.rate is not None or asks.rate <= _LATE:
+    if (
+        not late
+        or asks.states is not None
+        or not isinstance(uplink, RetransmissionUplink)
+        or uplink.rate is not None
+        or asks.rate <= _LATE
+    ):
         return [link]
     rates = uplink.rates_missing(_LATE / asks.rate)
     return [link, *(replace(link, uplink=replace(uplink, rate=rate)) for rate in rates)]
@@ -215,6 +225,14 @@ def _settled(
     build: Callable[[ModePoint, Skipping], ModePoint],
     spent: float = 0.0,
 ) -> ModePoint:
+    """A mode at its best threshold, or thresholds where they follow the channel."""
+    point = _at_one_threshold(problem, gate, mode, build, spent)
+    return _following(problem, gate, mode, build, spent, point) if problem.adaptive else point
+
+
+def _at_one_threshold(
+    problem: Problem, gate: Gate, mode: Mode, build: Callable[[ModePoint, Skipping], ModePoint], spent: float
+) -> ModePoint:
     """A mode at its largest threshold, or at the best one below.
 
     More skipping is better in throughput, bits and passes, but not in late quantiles of the latency: a token that asks
@@ -242,6 +260,75 @@ def _settled(
     found = [each for each in found if each.bias is None or each.bias <= most]
     best = min(found, key=lambda each: _preference(problem, each))
     return replace(best, limited_by=_excess(problem, point))
+
+
+def _following(
+    problem: Problem,
+    gate: Gate,
+    mode: Mode,
+    build: Callable[[ModePoint, Skipping], ModePoint],
+    spent: float,
+    fixed: ModePoint,
+) -> ModePoint:
+    """A mode with a threshold for each state of the channel [N, THEORY 6.2]; `fixed` where that cannot be."""
+    states = channel_states(problem.link.uplink)
+    left = min(problem.budget - spent, 1 - 1e-9)
+    if len(states) == 1 or mode is Mode.QUERY or problem.policy.is_published or fixed.bits is None or left < 0:
+        return fixed
+    certifies = problem.policy is Policy.CERTIFIED
+    if certifies and fixed.certified is None:
+        return fixed
+    probabilities = np.array([state.probability for state in states])
+    fitted = gate.records.prompt % FIT_EVERY == 0 if certifies else slice(None)
+    follower = Follower(
+        gate=gate, probabilities=probabilities, latencies_s=_asking_s(problem, float(np.mean(fixed.bits[fitted])))
+    )
+    certified = None
+    if certifies:
+        thresholds, certified = follower.certified(left, problem.length_limit, problem.delta)
+        certified = replace(certified, budget=problem.budget)
+    else:
+        thresholds = follower.within(left)
+    below = [threshold for threshold in thresholds if threshold is not None and threshold < 1]
+    k = most_skippable(max(below, default=None), problem.calibration.vocab_size) if mode is Mode.EXACT else None
+    parts = [
+        build(replace(fixed, threshold=threshold, skip_rate=gate.at(threshold).skip_rate, k=k), gate.at(threshold))
+        for threshold in thresholds
+    ]
+    skip, bits = np.array([part.skip for part in parts]), np.array([part.bits for part in parts])
+    asks = gate.asks(skip, bits, probabilities.tolist())
+    asking = probabilities * [1.0 - (part.skip_rate or 0.0) for part in parts]
+    entries = asking @ [part.entries or 0.0 for part in parts] / asking.sum() if asking.sum() > 0 else 0.0
+    return replace(
+        fixed, threshold=thresholds[0], rule=tuple(thresholds), skip_rate=float(probabilities @ skip.mean(axis=1)),
+        bias_skip=follower.risk(thresholds), certified=certified, skip=skip, bits=bits, asks=asks, k=k,
+        payload_bits=asks.mean_bits, entries=float(entries),
+    )  # fmt: skip
+
+
+def _asking_s(problem: Problem, bits: float) -> _Floats:
+    """Latency that a message of `bits` costs in each state of the channel; the LLM reads kept tokens sooner or later.
+
+    Of the LLM's pass only what does not grow with the tokens it reads is due to asking.
+    """
+    link, times = problem.link, problem.compute_times
+    passes = 0.0
+    if times is not None:
+        longest = max(times.llm_pass_s)
+        per_token = float(times.llm_s(longest) - times.llm_s(1)) / max(longest - 1, 1)
+        passes = max(float(times.llm_s(1)) - per_token, 0.0)
+    asked = link.rtt_s + link.downlink_s + passes
+    return np.array([asked + float(each.mean_uplink_s(bits)) for each in state_links(link)]) + 1e-12
+
+
+def skipping_of(problem: Problem, gate: Gate, point: ModePoint) -> Skipping:
+    """What a point keeps and risks at each position, over the states of the channel."""
+    if not point.rule:
+        return gate.at(point.threshold)
+    each = [gate.at(threshold) for threshold in point.rule]
+    probabilities = np.array([state.probability for state in channel_states(problem.link.uplink)])
+    skip, risk = (probabilities @ np.array(values) for values in ([s.skip for s in each], [s.risk for s in each]))
+    return Skipping(skip=skip, risk=risk, query=None, kept=None)
 
 
 def _excess(problem: Problem, point: ModePoint) -> tuple[str, ...]:
@@ -345,7 +432,7 @@ def _exact(problem: Problem, gate: Gate) -> ModePoint:
     vocab_size, quantiser = problem.calibration.vocab_size, problem.mass_quantiser
 
     def build(point: ModePoint, skipping: Skipping) -> ModePoint:
-        k = most_skippable(point.threshold, vocab_size)
+        k = most_skippable(point.threshold, vocab_size) if point.k is None else point.k
         bits = float(law_bits(k, vocab_size, problem.bits, problem.truncated_format, quantiser))
         point = replace(point, k=k, entries=float(k), b_prob=problem.bits, quantiser=quantiser)
         return _sending(point, gate, skipping.skip, bits)

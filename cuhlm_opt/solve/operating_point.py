@@ -8,7 +8,16 @@ from typing import Unpack
 
 import numpy as np
 
-from cuhlm_opt.artefacts import AnswerLatency, CalibrationRef, Certificate, MarginalWorth, ModeRow, OperatingPoint
+from cuhlm_opt.artefacts import (
+    AnswerLatency,
+    CalibrationRef,
+    Certificate,
+    MarginalWorth,
+    ModeRow,
+    OperatingPoint,
+    StateThreshold,
+)
+from cuhlm_opt.channel_states import channel_states, state_links
 from cuhlm_opt.errors import InfeasibleError
 from cuhlm_opt.links import link_of, settled
 from cuhlm_opt.modes import Distortion, Mode
@@ -87,6 +96,7 @@ def operating_point(posed: Posed, points: Mapping[Mode, ModePoint]) -> Operating
         signal=problem.signal,
         u_threshold=point.threshold,
         u_threshold_computed=problem.computed_threshold if problem.policy.is_published else point.threshold,
+        state_thresholds=_state_thresholds(problem, point),
         skip_rate=point.skip_rate,
         skip_rate_ci=found.skip_rate,
         k=point.k,
@@ -221,6 +231,23 @@ def _answer_latency(problem: Problem, point: ModePoint) -> AnswerLatency | None:
     draws = np.concatenate([each.answers_s for each in islice(replications(replayed), replays)])
     median, late, last = (float(value) for value in np.quantile(draws, (0.5, 0.95, 0.99)))
     return AnswerLatency(mean_s=float(draws.mean()), p50_s=median, p95_s=late, p99_s=last, answers=len(draws))
+
+
+def _state_thresholds(problem: Problem, point: ModePoint) -> tuple[StateThreshold, ...]:
+    """Thresholds that follow the channel."""
+    if not point.rule:
+        return ()
+    bits = 0.0 if point.asks is None else point.asks.mean_bits
+    states, links = channel_states(problem.link.uplink), state_links(problem.link)
+    return tuple(
+        StateThreshold(
+            seen=state.seen,
+            probability=state.probability,
+            uplink_s=float(link.mean_uplink_s(bits)),
+            u_threshold=threshold,
+        )
+        for state, link, threshold in zip(states, links, point.rule, strict=True)
+    )
 
 
 def _uplink_s(problem: Problem, point: ModePoint) -> float | None:

@@ -75,6 +75,8 @@ class Options(TypedDict, total=False):
     """How laws are written, see `Format`; compact."""
     accounting: str
     """How latencies become throughput, see `Accounting`; mean-latency."""
+    adaptive: bool
+    """Whether thresholds follow the state of the channel; False."""
     pipelining: str
     """What the LLM does between messages, see `Pipelining`; none."""
     answer_tokens: int
@@ -147,6 +149,7 @@ def pose(calibration: str = "qwen2.5-coder", **options: Unpack[Options]) -> Pose
         law_format=_choose("--format", options.get("law_format", Format.COMPACT), Format),
         accounting=_choose("--accounting", options.get("accounting", Accounting.MEAN_LATENCY), Accounting),
         answer_tokens=length,
+        adaptive=options.get("adaptive", False),
         pipelining=_choose("--pipelining", options.get("pipelining", Pipelining.NONE), Pipelining),
         delta=_check_delta(options.get("delta"), policy),
         objective=_choose("--objective", options.get("objective", Objective.THROUGHPUT), Objective),

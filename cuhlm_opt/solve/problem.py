@@ -51,6 +51,8 @@ class Problem:
     accounting: Accounting
     answer_tokens: int
     pipelining: Pipelining = Pipelining.NONE
+    adaptive: bool = False
+    """Whether thresholds follow the channel, where the device can know its state [N, THEORY 6.2]."""
     delta: float | None = None
     """Probability that a certificate may fail; None certifies in expectation."""
     objective: Objective = Objective.THROUGHPUT
@@ -122,6 +124,17 @@ class Problem:
         """How single masses are rounded, each by itself and down."""
         return Quantiser.UNIFORM if self.quantiser in (None, Quantiser.TYPES) else self.quantiser
 
+    @property
+    def length_limit(self) -> int:
+        """Length limit of the recorded answers; InputError where a certificate misses it."""
+        limit = self.calibration.max_tokens
+        if limit is None:
+            raise InputError(
+                "--policy 'certified' needs max_tokens, the length limit, in the metadata of the records; "
+                "--policy budget does without, and gives no guarantee"
+            )
+        return limit
+
     def certified(self, gate: Gate, spent: float = 0.0) -> CertifiedThreshold | None:
         """Certified threshold of `gate` where `spent` of the budget is taken; None with nothing left.
 
@@ -131,18 +144,12 @@ class Problem:
         left = min(self.budget - spent, 1 - 1e-9)
         if left <= 0:
             return None
-        sources, limit = gate.records.sources, self.calibration.max_tokens
+        sources, limit, grid = gate.records.sources, self.length_limit, threshold_grid()
         if sources != {"llm"}:
             raise InputError(
                 f"--policy 'certified' needs contexts drawn by the LLM; recorded: {', '.join(sources)}; "
                 "--policy budget takes any, without a guarantee"
             )
-        if limit is None:
-            raise InputError(
-                "--policy 'certified' needs max_tokens, the length limit, in the metadata of the records; "
-                "--policy budget does without, and gives no guarantee"
-            )
-        grid = threshold_grid()
 
         def make() -> CertifiedThreshold:
             return certify(gate.losses(left, limit), grid, left, self.delta)

@@ -1,6 +1,7 @@
 """What a result rests on, and what a reader must be told: sentences for people, made from the figures used."""
 
 from cuhlm_opt.artefacts import LedgerEntry, Recommendation, Times
+from cuhlm_opt.channel_states import channel_states
 from cuhlm_opt.latency import Accounting, Pipelining
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.payload import Format, dense_bits
@@ -45,6 +46,7 @@ def assumptions(problem: Problem, evidence: Evidence, point: ModePoint, given_ti
         *_times(problem, given_times),
         *_records(problem, evidence),
         *_threshold(problem, point),
+        *_states(problem, point),
         *([f"truncation {point.truncation.rule}"] if point.truncation else []),
         "intervals are 95 %, by a cluster bootstrap over prompts at the threshold shown; that of the throughput holds "
         "times and payload fixed",
@@ -293,6 +295,18 @@ def _records(problem: Problem, evidence: Evidence) -> list[str]:
         f"records: {records.n_tokens} positions of {records.n_prompts} prompts, domain {evidence.domain!r}, "
         f"temperature {_given_or_1(calibration.temperature)}, top-p {_given_or_1(calibration.top_p)}, "
         f"contexts {_CONTEXTS.get(source, source)}"
+    ]
+
+
+def _states(problem: Problem, point: ModePoint) -> list[str]:
+    """What thresholds that follow the channel rest on."""
+    if not problem.adaptive:
+        return []
+    if not point.rule:
+        return ["the thresholds do not follow the channel: nothing of it is known before sending, or the mode has none"]
+    seen = "; ".join(state.seen for state in channel_states(problem.link.uplink))
+    return [
+        f"thresholds follow the channel by E[beta | u] <= mu L(h) [N]; states, independent from token to token: {seen}"
     ]
 
 

@@ -79,6 +79,10 @@ class Gate:
         records = self.records.some_prompts(MOST_PROMPTS)
         return self if records is self.records else replace(self, records=records)
 
+    def of_prompts(self, prompts: NDArray[np.integer]) -> "Gate":
+        """The same rule on some prompts, given by their increasing indices."""
+        return replace(self, records=self.records.of_prompts(prompts))
+
     @cached_property
     def _memo(self) -> dict[Hashable, Any]:
         return {}
@@ -134,10 +138,10 @@ class Gate:
         For `u_mc` the recorded draft stands for all: its loss 1[u_d <= t] beta_d has the same mean.
         """
         lengths = np.bincount(self.records.prompt)
-        return losses_of(self._risk_sums, lengths, max_tokens=max_tokens, unit=LossUnit.EMITTED, eps=eps)
+        return losses_of(self.risk_sums, lengths, max_tokens=max_tokens, unit=LossUnit.EMITTED, eps=eps)
 
     @cached_property
-    def _risk_sums(self) -> _Floats:
+    def risk_sums(self) -> _Floats:
         """Risk summed over each prompt's tokens on `threshold_grid`, shape (n_prompts, G)."""
         records, grid = self.records, threshold_grid()
         if self.signal is Signal.U_MC:
