@@ -65,6 +65,11 @@ class Rejection:
         reached = np.searchsorted(self.beta, mu * latencies_s * (1 + 1e-12), side="right")
         return [float(self.ends[at - 1]) if at else None for at in reached]
 
+    def between(self, u: _Floats) -> _Floats:
+        """E[beta | u] interpolated linearly, so that thresholds move in small steps; shape of `u`, nondecreasing."""
+        steps = np.append((self.beta[:-1] + self.beta[1:]) / 2, self.beta[-1])
+        return np.interp(u, np.append(0.0, self.ends), np.append(self.beta[0] / 2, steps))
+
     def prices(self, latencies_s: _Floats) -> _Floats:
         """Every mu at which a threshold moves, increasing; first 0, which keeps what is never rejected."""
         return np.unique(np.append(self.beta[:, None] / latencies_s, 0.0))
@@ -168,13 +173,11 @@ class Follower:
         if self.gate.records.n_prompts < 2:
             raise InputError("--adaptive with --policy certified needs records of 2 prompts at least")
         prompts = np.arange(self.gate.records.n_prompts)
-        rejection = Rejection.of(self.gate.of_prompts(prompts[::FIT_EVERY]).curve)
-        prices = rejection.prices(self.latencies_s)
-        prices = prices[np.unique(np.linspace(0, len(prices) - 1, _GRID).astype(int))]
         grid = threshold_grid()
-        families = [rejection.thresholds(float(mu), self.latencies_s) for mu in prices]
-        bounds = np.array([[-1.0 if t is None else t for t in family] for family in families])
-        places = np.searchsorted(grid, bounds, side="right")
+        beta = Rejection.of(self.gate.of_prompts(prompts[::FIT_EVERY]).curve).between(grid)
+        prices = np.unique(beta[:, None] / self.latencies_s)
+        prices = prices[np.unique(np.linspace(0, len(prices) - 1, _GRID).astype(int))]
+        places = np.searchsorted(beta, prices[:, None] * self.latencies_s * (1 + 1e-12), side="right")
         held = self.gate.of_prompts(prompts[prompts % FIT_EVERY != 0])
         sums = np.column_stack([np.zeros(held.records.n_prompts), held.risk_sums])
         mixed = np.column_stack([sums[:, place] @ self.probabilities for place in places])
