@@ -53,6 +53,7 @@ bench: .venv/.dev
 measure: .venv/.dev
 	CUHLM_HYPOTHESIS=long $(BIN)/python -m pytest -n auto $$(grep -rl "@given" tests)
 	$(BIN)/python tests/long/measure_coverage.py --recorded $(RECORDED)/$(PAIR) --out figures/measured/coverage.json
+	$(BIN)/python tests/long/measure_adaptive.py --out figures/measured/adaptive.json
 	$(BIN)/python tests/long/measure_mutations.py --out figures/measured/mutations.json
 
 # The README's tables come from the shipped records; `make test` fails where one is stale.

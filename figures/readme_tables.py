@@ -265,6 +265,29 @@ def codec() -> str:
     return _markdown(rows)
 
 
+def adaptive() -> str:
+    """What thresholds that follow the channel gain over one threshold at the same budget."""
+    measured, recorded = _measured("adaptive"), _recorded("adaptive")
+    rows = [["link", "mode", "one threshold", "following", "gain", "gain, replayed", "certified: gain, replayed"]]
+    found = {(row["link"], row["mode"], row["policy"]): row for row in recorded["rows"]}
+    for (link, mode, policy), row in found.items():
+        if policy == "budget":
+            plain, certified = (_gain(found[link, mode, each]) for each in ("budget", "certified"))
+            speeds = [f"{row[key]:.4g} tokens/s" for key in ("fixed_tokens_per_s", "follows_tokens_per_s")]
+            rows.append([link, f"`{mode}`", *speeds, f"{row['gain_stated'] - 1:+.1%}", plain, certified])
+    where = f"Domain {measured['domain']}, {format_si(measured['bandwidth_hz'], 'Hz')}"
+    note = (
+        f"{where}, --max-bias {measured['max_bias']:g}, "
+        "--policy budget but for the last column; replayed gains with 95 % intervals over prompts."
+    )
+    return _markdown(rows) + f"\n{note}\n"
+
+
+def _gain(row: dict[str, Any]) -> str:
+    low, high = row["gain_replayed_ci"]
+    return f"{row['gain_replayed'] - 1:+.1%} ({low - 1:+.1%} to {high - 1:+.1%})"
+
+
 def mutations() -> str:
     """How many changed formulas the tests notice."""
     outcomes = _measured("mutations")["outcomes"]
@@ -283,11 +306,16 @@ def _measured(name: str) -> Any:
 
 
 def _recorded_domains(name: str) -> Iterator[tuple[str, Any]]:
-    """Domains of the shipped records in a measurement; it must have been made with these very records."""
+    """Domains of the shipped records in a measurement."""
+    yield from _recorded(name)["domains"].items()
+
+
+def _recorded(name: str) -> Any:
+    """What was measured on the shipped records; it must have been these very records."""
     recorded = _measured(name)["recorded"][PAIR]
     if recorded["records_sha256"] != sha256_of(calibration_dir() / "recorded" / PAIR / "records.parquet"):
         raise SystemExit(f"{MEASURED / name}.json was measured with other records; run make measure")
-    yield from recorded["domains"].items()
+    return recorded
 
 
 def _reason(point: OperatingPoint) -> str:
@@ -306,6 +334,7 @@ def _filled(match: re.Match[str]) -> str:
         "splits": splits,
         "certificate-cost": certificate_cost,
         "codec": codec,
+        "adaptive": adaptive,
         "mutations": mutations,
     }
     return f"{match[1]}{tables[match[2]]()}{match[3]}"

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from decode_fakes import PROMPT, SLM, certain, fake_pair, operating_point
 
-from cuhlm_opt.artefacts import CalibrationRef
+from cuhlm_opt.artefacts import CalibrationRef, ChannelSettings, StateThreshold
+from cuhlm_opt.channel_states import channel_states
 from cuhlm_opt.decode import loop
 from cuhlm_opt.decode.loop import decode
 from cuhlm_opt.decode.verifier import Ruling, Verifier
 from cuhlm_opt.distributions import softmax
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.latency import Accounting
+from cuhlm_opt.links import link_of
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.truncation import smallest_size
 
@@ -223,3 +225,25 @@ def test_warnings_name_what_cannot_be_trusted() -> None:
     warnings = decode(fake_pair(), point, "go", max_tokens=3).warnings
     assert [word in " ".join(warnings) for word in ("from the solver", "'other'", "query", "mean-rate")] == [True] * 4
     assert decode(fake_pair(), operating_point("u-hlm"), "go", max_tokens=3).warnings == ()
+
+
+@pytest.mark.parametrize("mode", ["u-hlm", "cu-hlm-offline", "coarse", "exact"])
+def test_thresholds_follow_the_state_of_the_channel(mode: str) -> None:
+    """A state that never skips and one that always does: half of the tokens, each upload at its own state's price."""
+    channel = ChannelSettings(kind="rayleigh", bandwidth_hz=1e3, snr_db=0.0)
+    states = channel_states(link_of(channel).uplink)
+    thresholds = [
+        StateThreshold(seen=state.seen, probability=state.probability, uplink_s=1.0, u_threshold=threshold)
+        for state, threshold in zip(states, (None, 1.0), strict=True)
+    ]
+    point = operating_point(mode, channel=channel, state_thresholds=tuple(thresholds))
+    result = decode(fake_pair(), point, "go", seed=5, max_tokens=600)
+    skipped = np.array([step.skipped for step in result.steps])
+    assert [step.state for step in result.steps] == skipped.astype(int).tolist()
+    spread = np.sqrt(states[0].probability * states[1].probability / 600)
+    assert abs(skipped.mean() - states[1].probability) < 4 * spread
+    fast = states[0].uplink
+    assert result.link_s == pytest.approx(float(fast.mean_s(result.payload_bits_total)))
+    waits = [each.model_copy(update={"u_threshold": t}) for each, t in zip(thresholds, (1.0, None), strict=True)]
+    slow = decode(fake_pair(), point.model_copy(update={"state_thresholds": tuple(waits)}), "go", seed=5)
+    assert slow.link_s == pytest.approx(float(states[1].uplink.mean_s(slow.payload_bits_total)))
