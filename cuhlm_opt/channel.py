@@ -97,8 +97,8 @@ class RetransmissionUplink:
     rate: float | None = None
 
     def __post_init__(self) -> None:
-        if self.rate is not None and not 0 < self.rate < float("inf"):
-            raise InputError(f"--fixed-rate {self.rate!r} is not allowed; give a finite number > 0 of bit/s/Hz")
+        if self.rate is not None and not 1e-9 <= self.rate <= 64:
+            raise InputError(f"--fixed-rate {self.rate!r} is not allowed; give bit/s/Hz, between 1e-9 and 64")
         if self.success < _LEAST_SUCCESS:
             raise InputError(
                 f"--fixed-rate {self.chosen_rate!r} bit/s/Hz gets through in fewer than one of {1 / _LEAST_SUCCESS:g} "
@@ -113,7 +113,7 @@ class RetransmissionUplink:
     def rates_missing(self, share: float) -> list[float]:
         """Rates at which a message needs more than 1, 2, .. attempts with probability `share` in (0, 1).
 
-        Late quantiles of a time are least at one of these: between them it takes as many attempts, each longer.
+        Between them a message takes as many attempts, each shorter at a higher rate.
         """
         outages = [share ** (1 / attempts) for attempts in range(1, _ATTEMPTS + 1)]
         snrs = [self.fading.quantile(outage) for outage in outages if outage < 1 - 2 * _LEAST_SUCCESS]

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuhlm_opt.channel import AwgnUplink, InstantaneousUplink, Link, RetransmissionUplink, TraceUplink, Uplink
-from cuhlm_opt.fading import Fading
+from cuhlm_opt.fading import Fading, least_snr
 from cuhlm_opt.service import Fixed, ServiceTime, Shifted
 
 Floats = NDArray[np.float64]
@@ -46,7 +46,7 @@ def channel_states(uplink: Uplink) -> tuple[ChannelState, ...]:
     """
     match uplink:
         case RetransmissionUplink() if uplink.success < 1:
-            carried = AwgnUplink(bandwidth_hz=uplink.bandwidth_hz, snr=2.0**uplink.chosen_rate - 1.0)
+            carried = AwgnUplink(bandwidth_hz=uplink.bandwidth_hz, snr=least_snr(uplink.chosen_rate))
             return (
                 ChannelState(probability=uplink.success, uplink=carried, seen="the block carries the rate"),
                 ChannelState(probability=1 - uplink.success, uplink=AfterOutage(uplink), seen="the block is in outage"),

@@ -187,7 +187,7 @@ def best_fixed_rate(fading: Fading) -> float:
 
     def lost(log_rate: float) -> float:
         rate = math.exp(log_rate)
-        return -rate * (1.0 - float(fading.outage(2.0**rate - 1.0)))
+        return -rate * success_probability(fading, rate)
 
     least, most = (math.log(math.log1p(share * fading.mean_snr) / math.log(2)) for share in (1e-3, 30.0))
     rates = np.linspace(least, most, 200)
@@ -196,6 +196,15 @@ def best_fixed_rate(fading: Fading) -> float:
     return math.exp(float(minimize_scalar(lost, bounds=bounds, method="bounded", options={"xatol": 1e-10}).x))
 
 
+def least_snr(rate: float) -> float:
+    """SNR at which a block carries `rate` bit/s/Hz, 2^rate - 1.
+
+    >>> least_snr(2.0)
+    3.0
+    """
+    return math.expm1(rate * math.log(2))
+
+
 def success_probability(fading: Fading, rate: float) -> float:
     """Probability that a block carries `rate` bit/s/Hz, 1 - outage(2^rate - 1)."""
-    return 1.0 - float(fading.outage(2.0**rate - 1.0))
+    return 1.0 - float(fading.outage(least_snr(rate)))

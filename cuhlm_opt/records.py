@@ -6,8 +6,8 @@ Ranges: probabilities, masses, TV and uncertainties in [0, 1]; entropy in nats; 
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -148,11 +148,14 @@ class Records:
             InputError: as `read_records`, or the file has no rows of the domain.
         """
         table = read_records(path, [name for name in COLUMNS if name != _WIDEST])
-        wide = np.empty((len(table), len(read_metadata(table)["k_grid"])), dtype=np.float32)
-        at = 0
-        for batch in pq.ParquetFile(path).iter_batches(_BATCH, columns=[_WIDEST]):
-            wide[at : at + len(batch)] = _matrix(batch.column(0))
-            at += len(batch)
+        own = pc.equal(table.column("domain"), domain).to_numpy()
+        wide = np.empty((np.count_nonzero(own), len(read_metadata(table)["k_grid"])), dtype=np.float32)
+        at = filled = 0
+        with _readable(path):
+            for batch in pq.ParquetFile(path).iter_batches(_BATCH, columns=[_WIDEST]):
+                part = _matrix(batch.column(0))[own[at : at + len(batch)]]
+                wide[filled : filled + len(part)] = part
+                at, filled = at + len(batch), filled + len(part)
         return cls.of(table, domain, wide)
 
     @classmethod
@@ -162,17 +165,17 @@ class Records:
         Args:
             table: from `read_records`.
             domain: which rows.
-            tv_x_xhat: that column of the table, shape (rows, G), where the table is without.
+            tv_x_xhat: that column of the domain's rows, shape (n, G), where the table is without.
         """
         chosen = np.flatnonzero(pc.equal(table.column("domain"), domain).to_numpy())
         if not len(chosen):
             recorded = sorted(table.column("domain").unique().to_pylist())
             raise InputError(f"domain {domain!r} has no records; recorded: {', '.join(recorded)}")
-        prompt, position = _prompt_indices(table), table.column("position").to_numpy()
-        if not _along_answers(prompt[chosen], position[chosen]):
-            chosen = chosen[np.lexsort((position[chosen], prompt[chosen]))]
-        whole = np.array_equal(chosen, np.arange(len(table)))
-        rows = table if whole else table.take(chosen)
+        prompt, position = _prompt_indices(table)[chosen], table.column("position").to_numpy()[chosen]
+        if not _along_answers(prompt, position):
+            order = np.lexsort((position, prompt))
+            chosen, prompt, tv_x_xhat = chosen[order], prompt[order], None if tv_x_xhat is None else tv_x_xhat[order]
+        rows = table if np.array_equal(chosen, np.arange(len(table))) else table.take(chosen)
 
         def flat(name: str) -> NDArray[np.float64]:
             return np.asarray(rows.column(name).to_numpy(), dtype=np.float64)
@@ -182,7 +185,7 @@ class Records:
 
         k_grid = np.array(read_metadata(table)["k_grid"], dtype=np.int64)
         measured = rows.column("tv_quantised").combine_chunks().flatten().to_numpy()
-        _, prompt = np.unique(prompt[chosen], return_inverse=True)
+        _, prompt = np.unique(prompt, return_inverse=True)
         return cls(
             prompt=prompt,
             x_d=flat("x_d"),
@@ -194,7 +197,7 @@ class Records:
             top_y=nested("top_y"),
             top_u_bar=nested("top_u_bar"),
             k_grid=k_grid,
-            tv_x_xhat=nested(_WIDEST) if tv_x_xhat is None else tv_x_xhat if whole else tv_x_xhat[chosen],
+            tv_x_xhat=nested(_WIDEST) if tv_x_xhat is None else tv_x_xhat,
             tv_quantised=measured.reshape(-1, *_quantised_shape(int(k_grid[-1]))),
             measured=np.flatnonzero(rows.column("tv_quantised").is_valid().to_numpy()),
             sources=frozenset(rows.column("source").unique().to_pylist()),
@@ -250,13 +253,9 @@ def read_records(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     Raises:
         InputError: the file is missing, cut, not parquet, of another schema version, or lacks a column (named).
     """
-    try:
+    with _readable(path):
         schema = pq.read_schema(path)
         table = pq.read_table(path, columns=None if columns is None else list(columns))
-    except FileNotFoundError:
-        raise InputError(f"records {path}: no such file") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"records {path}: not a readable parquet file ({str(error).splitlines()[0]})") from None
     metadata = read_metadata(table)
     if metadata.get("schema_version") != SCHEMA_VERSION:
         version = metadata.get("schema_version")
@@ -264,8 +263,20 @@ def read_records(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     expected = record_schema(metadata["k_grid"])
     for field in expected:
         if field.name not in schema.names or schema.field(field.name).type != field.type:
-            raise InputError(f"records {path}: column {field.name!r} of type {field.type} is missing")
+            found = schema.field(field.name).type if field.name in schema.names else "missing"
+            raise InputError(f"records {path}: column {field.name!r} is {found}; this release reads {field.type}")
     return table
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """What goes wrong while a file is read, in one line."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise InputError(f"records {path}: no such file") from None
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"records {path}: not a readable parquet file ({str(error).splitlines()[0]})") from None
 
 
 def read_metadata(table: pa.Table) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from cuhlm_opt.channel import (
     Uplink,
 )
 from cuhlm_opt.channel_states import AfterOutage, channel_states, state_links
+from cuhlm_opt.fading import least_snr
 from cuhlm_opt.latency import ComputeTimes
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.runs import repeated
@@ -169,7 +170,7 @@ def draw_uplink_s(uplink: Uplink, bits: Floats, rng: np.random.Generator) -> Flo
             return np.asarray(bits / uplink.rate_bps)
         case RetransmissionUplink():
             attempt_s = bits / (uplink.bandwidth_hz * uplink.chosen_rate)
-            threshold = 2.0**uplink.chosen_rate - 1.0
+            threshold = least_snr(uplink.chosen_rate)
             return attempt_s * _attempts(len(bits), lambda n: uplink.fading.sample(rng, n) >= threshold)
         case AfterOutage(given):
             return bits / (given.bandwidth_hz * given.chosen_rate) + draw_uplink_s(given, bits, rng)

@@ -16,6 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from cuhlm_opt.errors import InputError
+from cuhlm_opt.latency import Pipelining
 from cuhlm_opt.links import link_of
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.payload import Format
@@ -26,6 +27,7 @@ from cuhlm_opt.solve.modes_table import ModePoint, hlm_throughput, mode_point, t
 from cuhlm_opt.solve.options import Options, Posed, pose
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.statements import recommend
+from cuhlm_opt.trace import trace_sha256
 
 Row = dict[str, Any]
 Point = dict[str, Any]
@@ -59,8 +61,22 @@ class Sweep:
     @property
     def identity(self) -> str:
         """What a half-written result must agree in."""
-        calibration = {"calibration": self.calibration, "sha256": fingerprint(self.calibration)}
-        return json.dumps({"axes": self.axes, "options": self.options, **calibration}, sort_keys=True)
+        trace = self.options.get("trace")
+        inputs = {
+            "calibration": fingerprint(self.calibration),
+            "trace": None if trace is None else trace_sha256(Path(trace)),
+        }
+        plan = {"axes": self.axes, "calibration": self.calibration, "options": self.options, "sha256": inputs}
+        return json.dumps(plan, sort_keys=True)
+
+    def check(self) -> None:
+        """Refuse a link before any is solved, naming it."""
+        settings = pose(self.calibration, **self.options).settings
+        for snr_db, bandwidth_hz in product(self.axes["snr_db"], self.axes["bandwidth_hz"][:1]):
+            try:
+                link_of(settings.model_copy(update={"snr_db": snr_db, "bandwidth_hz": bandwidth_hz}))
+            except InputError as error:
+                raise InputError(f"at --snr {snr_db:g}dB: {error}") from None
 
 
 class Solver:
@@ -83,7 +99,8 @@ class Solver:
         return [row | {"recommended": row["mode"] == chosen, "pareto": on} for row, on in zip(rows, front, strict=True)]
 
     def _point(self, problem: Problem, mode: Mode) -> ModePoint:
-        chosen_by_the_link = problem.objective is not Objective.THROUGHPUT or problem.limits.any or problem.adaptive
+        plain = problem.objective is Objective.THROUGHPUT and problem.pipelining is Pipelining.NONE
+        chosen_by_the_link = not plain or problem.limits.any or problem.adaptive
         if chosen_by_the_link or mode not in _WHATEVER_THE_LINK:
             return mode_point(problem, mode)
         key = (problem.budget, mode)
@@ -127,6 +144,7 @@ def sweep(
     """
     if out.suffix not in (".csv", ".parquet"):
         raise InputError(f"--out {str(out)!r} is not allowed; give a .csv or a .parquet file")
+    plan.check()
     journal = out.with_name(f".{out.name}.partial")
     done = _read_journal(journal, plan) if resume else {}
     points = plan.points
@@ -210,7 +228,7 @@ def _row(problem: Problem, solved: ModePoint, point: Point, references: list[flo
         "latency_s": None if solved.time is None else solved.time.mean_s,
         "payload_bits": solved.payload_bits,
         "skip_rate": solved.skip_rate,
-        "server_passes_per_token": None if solved.time is None else solved.time.passes,
+        "server_passes_per_token": solved.passes,
         "bias": solved.bias,
         "bias_kind": solved.bias_kind,
         "u_threshold": solved.threshold,

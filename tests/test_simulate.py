@@ -49,7 +49,7 @@ def test_mean_and_late_quantile_are_within_three_standard_errors(folder, name, m
     found, count = simulate(replayed, precision=1e-9, least=60, most=60, seed=3)
     assert count == 60
     law = point.time
-    assert abs(found["skip_rate"].value - point.skip_rate) < 3 * found["skip_rate"].se
+    assert abs(found["skip_rate"].value - point.skip_rate) < 3 * found["skip_rate"].se + 1e-12
     assert abs(found["latency_s"].value - law.mean_s) < 3 * found["latency_s"].se + 1e-12
     assert abs(found["uplink_bits_per_s"].value - law.uplink_bps) < 3 * found["uplink_bits_per_s"].se
     # A quantile of discrete times sits on an atom, or between the two that the draws choose from; messages that span a

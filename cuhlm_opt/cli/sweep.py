@@ -60,6 +60,8 @@ def sweep(
         "rtt_s": parse_axis(rtt, "--rtt", lambda text: parse_time_s(text, "--rtt")),
         "max_bias": parse_axis(max_bias, "--max-bias", _bias),
     }
+    if trace is not None and (bandwidth is not None or len(axes["snr_db"]) > 1):
+        raise InputError("--bandwidth and ranges of --snr do not go with --channel trace: the trace has the rates")
     if workers is not None and workers < 1:
         raise InputError(f"--workers {workers!r} is not allowed; give a whole number from 1")
     total = math.prod(len(values) for values in axes.values())

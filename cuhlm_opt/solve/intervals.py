@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from cuhlm_opt.artefacts import Span
 from cuhlm_opt.bootstrap import ClusterBootstrap, Interval, prompt_sums, ratios
 from cuhlm_opt.modes import Mode
-from cuhlm_opt.solve.modes_table import ModePoint, skipping_of, throughput, timed
+from cuhlm_opt.solve.modes_table import ModePoint, skipping_of
 from cuhlm_opt.solve.problem import Problem
 
 _SEED = 0
@@ -46,9 +46,9 @@ def spans(problem: Problem, point: ModePoint) -> Spans:
     found = _bootstrap(problem, skip=skipping.skip, bias_skip=known, bias=known + added)
 
     def throughput_at(skip_rate: float) -> float:
-        assert point.asks is not None  # or there would be no time
-        speed = throughput(problem, timed(problem, replace(point, asks=point.asks.scaled(skip_rate))))
-        return np.nan if speed is None else speed
+        assert point.time is not None
+        scaled = replace(point.time, asks=point.time.asks.scaled(skip_rate))
+        return scaled.throughput(problem.accounting)
 
     return Spans(
         skip_rate=_ends(found["skip"]),

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuhlm_opt.channel import Link
-from cuhlm_opt.latency import Accounting, ComputeTimes
+from cuhlm_opt.latency import Accounting, ComputeTimes, Pipelining
 from cuhlm_opt.solve.coding import Coding
 from cuhlm_opt.solve.limits import Limits, Objective
 from cuhlm_opt.solve.threshold import Gate
@@ -39,7 +39,7 @@ class Worth:
         """By what factor limits are passed, but for that on late quantiles; 1 where they are kept. As `__call__`."""
         limits, most = self.limits, np.ones_like(skip_rate)
         if limits.passes is not None:
-            most = np.maximum(most, (1 - skip_rate) / max(limits.passes, 1e-12))
+            most = np.maximum(most, self._passes(skip_rate, runs) / max(limits.passes, 1e-12))
         if limits.skip_rate is not None:
             most = np.maximum(most, limits.skip_rate / np.maximum(skip_rate, 1e-12))
         if limits.uplink_bps is not None and self.times is not None:
@@ -47,6 +47,10 @@ class Worth:
             sent = (1 - skip_rate) * (bits + self.link.overhead_bits)
             most = np.maximum(most, sent / mean_s / limits.uplink_bps)
         return most
+
+    def _passes(self, skip_rate: _Floats, runs: _Floats) -> _Floats:
+        eager = self.times is not None and self.times.pipelining is Pipelining.EAGER
+        return 1.0 - skip_rate + (runs[:, 1:].sum(axis=1) if eager else 0.0)
 
     def _mean_s(self, times: ComputeTimes, skip_rate: _Floats, runs: _Floats, uplink_s: _Floats) -> _Floats:
         device = times.slm_s + times.gate_s
@@ -70,7 +74,7 @@ class Worth:
         if self.objective is Objective.BITS:
             return np.asarray(-(1.0 - skip_rate) * (bits + self.link.overhead_bits))
         if self.objective is Objective.PASSES:
-            return np.asarray(skip_rate - 1e-9 * uplink_s / np.max(uplink_s, initial=1e-300))
+            return np.asarray(-self._passes(skip_rate, runs) - 1e-9 * uplink_s / np.max(uplink_s, initial=1e-300))
         link = uplink_s + self.link.rtt_s + self.link.downlink_s
         if self.times is None:
             return np.asarray(-(1.0 - skip_rate) * link)

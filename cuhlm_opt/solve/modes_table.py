@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 
 from cuhlm_opt.channel import Link, RetransmissionUplink
 from cuhlm_opt.channel_states import channel_states, state_links
-from cuhlm_opt.latency import Asks, TokenLaw, token_law
+from cuhlm_opt.latency import Asks, Pipelining, TokenLaw, token_law
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format, coarse_bits, law_bits
 from cuhlm_opt.quantisation import Quantiser
 from cuhlm_opt.solve.adaptive import FIT_EVERY, Follower
 from cuhlm_opt.solve.certificate import CertifiedThreshold
 from cuhlm_opt.solve.joint import share
-from cuhlm_opt.solve.limits import Objective
+from cuhlm_opt.solve.limits import Limits, Objective
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.skipping import Skipping
 from cuhlm_opt.solve.threshold import Gate, Policy, Signal
@@ -55,8 +55,13 @@ _CANDIDATES = 8
 """Truncations that are tried where late quantiles matter, at least; fewer than twice as many."""
 _LATE = 0.05
 """Share of tokens beyond the late quantile."""
+_RATES = (0.2, 1.6, 27)
+"""Fixed rates that are tried, relative to the one of the largest goodput: least, most, number."""
+_REFINED = 11
 _THRESHOLDS = 16
-"""Smaller thresholds that are tried where late quantiles matter, evenly in the skip rate."""
+"""Smaller thresholds that are tried where the largest need not be the best, evenly in the skip rate."""
+_RERANKED = 3
+"""Of them, those for which a rate is chosen."""
 _DRAFT_DEPENDENT = "k depends on the draft: the mean of TV(x, x_hat) is no bound"
 _NEEDS_RECORDS = "needs records"
 _NEEDS_U_BAR = "needs u_bar, a function of x and d"
@@ -95,7 +100,16 @@ class ModePoint:
     """The tokens that ask, with their messages."""
     limited_by: tuple[str, ...] = ()
     """Limits for whose sake the most worth was passed over."""
+    link: Link | None = None
+    """The link at the rate that was chosen for this point; None is the problem's."""
     time: TokenLaw | None = None
+
+    @property
+    def passes(self) -> float | None:
+        """LLM passes per token."""
+        if self.time is not None:
+            return self.time.passes
+        return self.asks.rate if self.asks is not None else None if self.skip_rate is None else 1.0 - self.skip_rate
 
     @property
     def bias(self) -> float | None:
@@ -112,7 +126,7 @@ def mode_point(problem: Problem, mode: Mode, random_rate: float | None = None) -
         mode: decoding mode.
         random_rate: skip rate of `random`, p.
     """
-    return timed(problem, untimed(problem, mode, random_rate))
+    return timed(problem, _rated(problem, untimed(problem, mode, random_rate)))
 
 
 def timed(problem: Problem, point: ModePoint) -> ModePoint:
@@ -120,25 +134,37 @@ def timed(problem: Problem, point: ModePoint) -> ModePoint:
     times = problem.compute_times
     if times is None or point.asks is None:
         return point
-    asks = point.asks
-    laws = [token_law(point.mode, times, link, asks, problem.answer_tokens) for link in _links(problem, asks)]
-    return replace(point, time=min(laws, key=lambda law: _rank(problem, law, asks)))
+    link = problem.link if point.link is None else point.link
+    return replace(point, time=token_law(point.mode, times, link, point.asks, problem.answer_tokens))
 
 
-def _links(problem: Problem, asks: Asks) -> list[Link]:
-    """The link; under fixed-rate fading, where late quantiles matter, also at rates for their sake."""
-    link, uplink = problem.link, problem.link.uplink
-    late = problem.objective is Objective.LATENCY_P95 or problem.limits.latency_p95_s is not None
-    if (
-        not late
-        or asks.states is not None
-        or not isinstance(uplink, RetransmissionUplink)
-        or uplink.rate is not None
-        or asks.rate <= _LATE
-    ):
-        return [link]
-    rates = uplink.rates_missing(_LATE / asks.rate)
-    return [link, *(replace(link, uplink=replace(uplink, rate=rate)) for rate in rates)]
+def _rated(problem: Problem, point: ModePoint) -> ModePoint:
+    """The point at the fixed rate that is best for it, where late quantiles matter under fading; else as it is.
+
+    The quantile is no smooth function of the rate. It is searched on a grid, once more around the best of it, and
+    where so many attempts just suffice.
+    """
+    link, asks = problem.link, point.asks
+    uplink = link.uplink
+    if not isinstance(uplink, RetransmissionUplink) or uplink.rate is not None or problem.times is None:
+        return point
+    if not problem.late or point.link is not None or asks is None or asks.states is not None or asks.rate <= _LATE:
+        return point
+
+    def at(rate: float) -> ModePoint:
+        return replace(point, link=replace(link, uplink=replace(uplink, rate=rate)))
+
+    def best(rates: Sequence[float], known: Sequence[ModePoint]) -> ModePoint:
+        return min([*known, *map(at, rates)], key=lambda each: _preference(problem, each))
+
+    coarse = uplink.chosen_rate * np.geomspace(*_RATES)
+    found = best([*coarse[1:-1].tolist(), *uplink.rates_missing(_LATE / asks.rate)], [point])
+    if found.link is None:
+        return found
+    chosen = found.link.uplink
+    assert isinstance(chosen, RetransmissionUplink)
+    step = float(coarse[1] / coarse[0])
+    return best((chosen.chosen_rate * np.geomspace(1 / step, step, _REFINED)).tolist(), [found])
 
 
 def used_link(problem: Problem, point: ModePoint) -> Link:
@@ -148,7 +174,7 @@ def used_link(problem: Problem, point: ModePoint) -> Link:
 
 def hlm_throughput(problem: Problem, law_format: Format) -> float | None:
     """Tokens per second of HLM with its full law in `law_format`, at 8 bits a probability [P2]."""
-    reference = replace(problem, law_format=law_format, b_prob=None)
+    reference = replace(problem, law_format=law_format, b_prob=None, objective=Objective.THROUGHPUT, limits=Limits())
     return throughput(problem, mode_point(reference, Mode.HLM))
 
 
@@ -236,12 +262,17 @@ def _at_one_threshold(
     """A mode at its largest threshold, or at the best one below.
 
     More skipping is better in throughput, bits and passes, but not in late quantiles of the latency: a token that asks
-    after a long run waits for a long pass. Where these are limited or sought, smaller thresholds are tried.
+    after a long run waits for a long pass. Nor where the LLM reads on from each verdict: a message that follows one at
+    once needs no further pass. Then smaller thresholds are tried.
     """
     top = _gated(problem, gate, mode, spent)
     point = build(top, gate.at(top.threshold))
-    late = problem.objective is Objective.LATENCY_P95 or "--max-latency-p95" in _excess(problem, point)
-    if not late or problem.times is None or problem.policy.is_published or top.threshold is None:
+    doubtful = (
+        problem.objective is Objective.LATENCY_P95
+        or "--max-latency-p95" in _excess(problem, point)
+        or problem.pipelining is Pipelining.EAGER
+    )
+    if not doubtful or problem.times is None or problem.policy.is_published or top.threshold is None:
         return point
     skip_rates = np.linspace(0.0, top.skip_rate or 0.0, _THRESHOLDS, endpoint=False)
     levels = gate.curve.levels[np.unique(np.searchsorted(gate.curve.skip_rate, skip_rates))]
@@ -258,7 +289,8 @@ def _at_one_threshold(
     # The bias of `query` need not grow with the threshold: what is within the budget above may not be below.
     most = max(problem.budget, point.bias or 0.0)
     found = [each for each in found if each.bias is None or each.bias <= most]
-    best = min(found, key=lambda each: _preference(problem, each))
+    found.sort(key=lambda each: _preference(problem, each))
+    best = min((_rated(problem, each) for each in found[:_RERANKED]), key=lambda each: _preference(problem, each))
     return replace(best, limited_by=_excess(problem, point))
 
 
@@ -454,20 +486,20 @@ def most_skippable(threshold: float | None, vocab_size: int) -> int:
 def _truncated(problem: Problem, gate: Gate, mode: Mode) -> ModePoint:
     """The published system: k entries of x, the rest spread evenly, verification with what is decoded.
 
-    The first candidate that keeps the limits: they come by worth. For late quantiles, which the worth does not see, the
-    best of some along the trade of budget against bits.
+    The first candidate that keeps budget and limits: they come by worth. Where worth does not see all, as late
+    quantiles, the best of some along the trade of budget against bits.
     """
-    candidates = _truncations(problem, gate, mode)
-    point = _truncated_at(problem, gate, mode, next(candidates))
-    if problem.objective is not Objective.LATENCY_P95 and _preference(problem, point)[0] <= 1:
-        return point
-    others, found = list(candidates), [point]
-    late = problem.objective is Objective.LATENCY_P95 or problem.limits.latency_p95_s is not None
-    for truncation in others[:: max(1, len(others) // _CANDIDATES) if late else 1]:
-        found.append(_truncated_at(problem, gate, mode, truncation))
-        if not late and not _excess(problem, found[-1]):
+    ranked = list(_truncations(problem, gate, mode))
+    blind = problem.late or problem.pipelining is Pipelining.EAGER
+    found: list[tuple[bool, ModePoint]] = []
+    for truncation in [ranked[0], *ranked[1 :: max(1, len(ranked) // _CANDIDATES) if blind else 1]]:
+        whole = truncation.over(gate.records)
+        point = _rated(problem, _truncated_at(problem, gate, mode, whole))
+        found.append((whole.spent > problem.budget, point))
+        if not blind and not found[-1][0] and not _excess(problem, point):
             break
-    return replace(min(found, key=lambda each: _preference(problem, each)), limited_by=_excess(problem, point))
+    best = min(found, key=lambda each: (each[0], _preference(problem, each[1])))[1]
+    return replace(best, limited_by=_excess(problem, found[0][1]))
 
 
 def _truncated_at(problem: Problem, gate: Gate, mode: Mode, truncation: Truncation) -> ModePoint:
@@ -495,14 +527,13 @@ def _truncated_at(problem: Problem, gate: Gate, mode: Mode, truncation: Truncati
 def _truncations(problem: Problem, gate: Gate, mode: Mode) -> Iterator[Truncation]:
     """Sizes and codings of `cu-hlm-*`, the best first; a published policy leaves one.
 
-    They are ranked on some of the prompts where there are very many, then measured on all of them.
+    Where there are very many prompts, these are over some of them, to be ranked only.
     """
     if not problem.policy.is_published:
         some = gate if problem.theta is not None or problem.distortion is Distortion.SURROGATE else gate.some
         choices = _sizes(problem, some, mode, problem.budget)
         skip_within = problem.certified_skip(some) if problem.policy is Policy.CERTIFIED else None
-        found = share(some, problem.budget, problem.worth, choices, problem.codings(some), skip_within)
-        return found if some is gate else _measured(found, gate, problem.budget)
+        return share(some, problem.budget, problem.worth, choices, problem.codings(some), skip_within)
     left = problem.budget
     if not problem.degenerate:
         risk = float(np.mean(gate.at(problem.computed_threshold).risk))
@@ -510,21 +541,6 @@ def _truncations(problem: Problem, gate: Gate, mode: Mode) -> Iterator[Truncatio
     choices = _sizes(problem, gate, mode, left)
     affordable = [choice for choice in choices if (choice.bias or 0.0) <= left / 2]
     return iter([(affordable or choices)[-1].cheapest(problem.codings(gate), left)])
-
-
-def _measured(found: Iterator[Truncation], gate: Gate, budget: float) -> Iterator[Truncation]:
-    """Truncations over all records, those within the budget; else the one that is least over it."""
-    over: list[Truncation] = []
-    within = False
-    for truncation in found:
-        whole = truncation.over(gate.records)
-        if whole.spent <= budget:
-            within = True
-            yield whole
-        else:
-            over.append(whole)
-    if not within:
-        yield min(over, key=lambda truncation: truncation.spent)
 
 
 def _sizes(problem: Problem, gate: Gate, mode: Mode, limit: float) -> Sequence[Sizes]:

@@ -18,7 +18,7 @@ from cuhlm_opt.artefacts import (
     StateThreshold,
 )
 from cuhlm_opt.channel_states import channel_states, state_links
-from cuhlm_opt.errors import InfeasibleError
+from cuhlm_opt.errors import InfeasibleError, InputError
 from cuhlm_opt.links import link_of, settled
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
@@ -171,6 +171,12 @@ def _marginal_worth(posed: Posed) -> MarginalWorth | None:
     def on_link(**changes: float) -> Problem:
         return replace(problem, link=link_of(settings.model_copy(update=changes)))
 
+    def slope_in(name: str, value: float, width: float) -> float | None:
+        try:
+            return slope(on_link(**{name: value - width}), on_link(**{name: value + width}), 2 * width)
+        except InputError:  # a fixed rate that is allowed here need not be at a lower SNR
+            return None
+
     budget, bandwidth = problem.budget, settings.bandwidth_hz
     bias = None
     if budget > 0 and not problem.policy.is_published:
@@ -178,17 +184,16 @@ def _marginal_worth(posed: Posed) -> MarginalWorth | None:
         bias = slope(replace(problem, budget=least), replace(problem, budget=most), most - least)
     if bandwidth is None:
         return MarginalWorth(per_bias=bias, per_hz=None, per_db=None)
-    width, decibels = _STEP * bandwidth, 10 * math.log10(1 + _STEP)
-    per_hz = slope(on_link(bandwidth_hz=bandwidth - width), on_link(bandwidth_hz=bandwidth + width), 2 * width)
-    snr_db = settings.snr_db
-    per_db = slope(on_link(snr_db=snr_db - decibels), on_link(snr_db=snr_db + decibels), 2 * decibels)
-    return MarginalWorth(per_bias=bias, per_hz=per_hz, per_db=per_db)
+    return MarginalWorth(
+        per_bias=bias,
+        per_hz=slope_in("bandwidth_hz", bandwidth, _STEP * bandwidth),
+        per_db=slope_in("snr_db", settings.snr_db, 10 * math.log10(1 + _STEP)),
+    )
 
 
 def mode_row(problem: Problem, point: ModePoint) -> ModeRow:
     """A point as a row of the table."""
     found = spans(problem, point)
-    asked = None if point.skip_rate is None else 1.0 - point.skip_rate
     return ModeRow(
         mode=point.mode,
         throughput_tokens_per_s=throughput(problem, point),
@@ -197,7 +202,7 @@ def mode_row(problem: Problem, point: ModePoint) -> ModeRow:
         skip_rate=point.skip_rate,
         skip_rate_ci=found.skip_rate,
         throughput_ci=found.throughput,
-        server_passes_per_token=asked if point.time is None else point.time.passes,
+        server_passes_per_token=point.passes,
         bias=point.bias,
         bias_ci=found.bias,
         bias_kind=point.bias_kind,

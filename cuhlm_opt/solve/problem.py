@@ -61,6 +61,11 @@ class Problem:
     """What it must keep beside the budget."""
 
     @property
+    def late(self) -> bool:
+        """Whether late quantiles of the latency are sought or limited."""
+        return self.objective is Objective.LATENCY_P95 or self.limits.latency_p95_s is not None
+
+    @property
     def line(self) -> SignalFit:
         """Fitted line of the signal."""
         return self.fit.signals[self.signal]

@@ -90,7 +90,12 @@ def warnings(problem: Problem, evidence: Evidence, point: ModePoint) -> list[str
         found.append(f"{point.bias_kind} bias {point.bias:.4f} of {point.mode} exceeds the budget {problem.budget:g}")
     if problem.gate is not None and point.bias is None:
         found.append(f"bias of {point.mode} unknown: {point.law}")
-    if problem.gate is not None and point.mode.skips and point.skip_rate == 0 and not problem.degenerate:
+    if (
+        problem.gate is not None
+        and point.mode.skips
+        and point.skip_rate == 0
+        and not (problem.degenerate or point.limited_by or problem.late)
+    ):
         found.append(f"no threshold keeps a draft within the budget {problem.budget:g}: every token asks")
     dense = dense_bits(problem.calibration.vocab_size, problem.bits)
     if point.payload_bits is not None and point.mode.truncates and point.payload_bits > dense:
@@ -185,7 +190,7 @@ def recommend(problem: Problem, points: list[ModePoint]) -> Recommendation:
     hybrid = next((point for point in ranked if point.mode.skips and point.skip_rate), None)
     if best.mode is Mode.LLM and hybrid is not None:
         parts.append(
-            f"a hybrid is slower here, its case is {1 - (hybrid.skip_rate or 0.0):.2f} LLM passes a token "
+            f"a hybrid is slower here, its case is {hybrid.passes:.2f} LLM passes a token "
             f"({hybrid.mode}), privacy, and going on without a network"
         )
     return Recommendation(mode=best.mode, reason="; ".join(parts))
