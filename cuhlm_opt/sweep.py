@@ -98,6 +98,11 @@ class Solver:
         front = pareto([(row["throughput_tokens_per_s"], row["bias"]) for row in rows])
         return [row | {"recommended": row["mode"] == chosen, "pareto": on} for row, on in zip(rows, front, strict=True)]
 
+    def point(self, mode: Mode, rate_bps: float) -> ModePoint:
+        """One mode's point on a white Gaussian uplink of `rate_bps`, on which it depends through the rate alone."""
+        settings = self._posed.settings.model_copy(update={"bandwidth_hz": rate_bps, "snr_db": 0.0})
+        return self._point(replace(self._posed.problem, link=link_of(settings)), mode)
+
     def _point(self, problem: Problem, mode: Mode) -> ModePoint:
         plain = problem.objective is Objective.THROUGHPUT and problem.pipelining is Pipelining.NONE
         chosen_by_the_link = not plain or problem.limits.any or problem.adaptive

@@ -9,6 +9,7 @@ import typer
 from cuhlm_opt import __version__
 from cuhlm_opt.cli import pairs
 from cuhlm_opt.cli.calibrate import calibrate, fit
+from cuhlm_opt.cli.cell import cell
 from cuhlm_opt.cli.decode import decode
 from cuhlm_opt.cli.derive import derive
 from cuhlm_opt.cli.simulate import simulate
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (calibrate, fit, solve, sweep, simulate, decode, derive):
+for command in (calibrate, fit, solve, sweep, simulate, cell, decode, derive):
     app.command()(command)
 app.add_typer(pairs.app, name="pairs")
 
