@@ -1,4 +1,4 @@
-"""How many tokens to draft in a round: tokens put out, speed and the best number of drafts in closed form [N, THEORY 7.2].
+"""Rounds of several drafts: tokens put out, speed and the best number of drafts in closed form [N, THEORY 7.2].
 
 Acceptances are taken as independent and alike here; `rounds` counts with those of the recorded answers. The setting is
 that of Leviathan et al. (arXiv 2211.17192); the optimum is derived in derivations/draft_length.py.
