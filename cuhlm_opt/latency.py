@@ -93,10 +93,12 @@ class Asks:
         bits: length of the message of each class, shape (C,).
         weights: probability that a token asks with a message of class c after n - 1 skipped tokens, shape (C, L),
             n = 1 .. L; the sum is 1 - skip rate.
+        together: whether the tokens that do not ask come with one that does, so that none is skipped.
     """
 
     bits: Floats
     weights: Floats
+    together: bool = False
 
     @classmethod
     def always(cls, bits: float) -> "Asks":
@@ -116,6 +118,11 @@ class Asks:
     def rate(self) -> float:
         """Share of tokens that ask: LLM passes per token."""
         return float(self.weights.sum())
+
+    @property
+    def skip_rate(self) -> float:
+        """Share of tokens kept without asking."""
+        return 0.0 if self.together else 1.0 - self.rate
 
     @property
     def mean_bits(self) -> float:

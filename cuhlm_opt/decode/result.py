@@ -37,6 +37,10 @@ class Step:
     accepted: bool | None = None
     risk: Risk | None = None
     read: int = 0
+    drafted: int = 1
+    """Drafts in the message that brought the token."""
+    follows: bool = False
+    """Whether it came with the round of the token before it, which bears the message and the LLM's pass."""
     error: LawError | None = None
     """What truncation and quantisation add to the bias at most; None where no bound is known."""
 
@@ -75,7 +79,9 @@ class DecodeResult:
     @property
     def uploads(self) -> tuple[Step, ...]:
         """Steps that sent something; none in mode `llm`, where the server streams."""
-        return () if self.point.mode is Mode.LLM else tuple(step for step in self.steps if not step.skipped)
+        if self.point.mode is Mode.LLM:
+            return ()
+        return tuple(step for step in self.steps if not step.skipped and not step.follows)
 
     @property
     def payload_bits_total(self) -> int:
@@ -154,7 +160,8 @@ class DecodeResult:
     def to_json(self) -> dict[str, Any]:
         """The figures under the operating point's key names; means per token or per upload, totals named so."""
         steps, uploads, point = self.steps, self.uploads, self.point
-        asked = [step for step in uploads if step.accepted is not None]
+        asked = [step for step in steps if step.accepted is not None]
+        speculative = point.mode is Mode.SPECULATIVE
         rejections = None if point.mode in _PROPOSES_NOTHING else sum(not step.accepted for step in asked)
         ledger = {entry.term: entry.value for entry in self.ledger()}
         payload_bits = self.payload_bits_total / len(uploads) if uploads else None
@@ -188,8 +195,10 @@ class DecodeResult:
             "bias_budget": point.bias_budget,
             "u_threshold": point.u_threshold,
             "signal": point.signal,
-            "k": point.k if point.mode in (Mode.CU_HLM_OFFLINE, Mode.EXACT) else None,
+            "k": point.k if point.mode in (Mode.CU_HLM_OFFLINE, Mode.EXACT, Mode.SPECULATIVE) else None,
             "k_mean": sum(step.entries for step in uploads) / len(uploads) if uploads else None,
+            "tokens_per_round": len(steps) / len(uploads) if speculative else None,
+            "drafts_per_round": sum(step.drafted for step in uploads) / len(uploads) if speculative else None,
             "domain": point.domain,
             "timing": self._timing(),
             "warnings": list(self.warnings),

@@ -11,7 +11,7 @@ import numpy as np
 from cuhlm_opt.artefacts import AnswerLatency, CalibrationRef, Certificate, MarginalWorth, ModeRow, OperatingPoint
 from cuhlm_opt.errors import InfeasibleError
 from cuhlm_opt.links import link_of, settled
-from cuhlm_opt.modes import Distortion, Mode
+from cuhlm_opt.modes import Distortion, Mode, Pending
 from cuhlm_opt.payload import Format
 from cuhlm_opt.simulate import Replayed, replications
 from cuhlm_opt.solve.certificate import CertifiedThreshold
@@ -76,7 +76,7 @@ def operating_point(posed: Posed, points: Mapping[Mode, ModePoint]) -> Operating
     """The artefact of a problem whose modes are solved."""
     problem, evidence, mode = posed.problem, posed.evidence, posed.mode
     point = points[mode]
-    truncation, time = point.truncation, point.time
+    truncation, time, rounds = point.truncation, point.time, point.speculation
     tokens_per_s = throughput(problem, point)
     calibration = problem.calibration
     found = spans(problem, point)
@@ -97,7 +97,10 @@ def operating_point(posed: Posed, points: Mapping[Mode, ModePoint]) -> Operating
         b_prob=problem.bits if point.b_prob is None else point.b_prob,
         quantiser=point.quantiser or problem.mass_quantiser,
         format=problem.truncated_format if mode.truncates else problem.law_format,
-        draft_length=1,
+        draft_length=1 if rounds is None else rounds.draft_length,
+        drafting=None if rounds is None else rounds.way.drafting,
+        pending=_pending(point),
+        pending_data=None if rounds is None else rounds.way.data,
         payload_bits=point.payload_bits,
         compression=_compression(point, calibration.vocab_size),
         uplink_s=_uplink_s(problem, point),
@@ -179,6 +182,7 @@ def mode_row(problem: Problem, point: ModePoint) -> ModeRow:
     """A point as a row of the table."""
     found = spans(problem, point)
     asked = None if point.skip_rate is None else 1.0 - point.skip_rate
+    rounds = point.speculation
     return ModeRow(
         mode=point.mode,
         throughput_tokens_per_s=throughput(problem, point),
@@ -196,6 +200,9 @@ def mode_row(problem: Problem, point: ModePoint) -> ModeRow:
         theta=None if point.truncation is None else point.truncation.theta,
         b_prob=point.b_prob,
         quantiser=point.quantiser,
+        draft_length=1 if rounds is None else rounds.draft_length,
+        drafting=None if rounds is None else rounds.way.drafting,
+        pending_data=None if rounds is None else rounds.way.data,
         law=point.law,
     )
 
@@ -203,7 +210,7 @@ def mode_row(problem: Problem, point: ModePoint) -> ModeRow:
 def _answer_latency(problem: Problem, point: ModePoint) -> AnswerLatency | None:
     """Time of an answer; by replaying the recorded ones, up to `_REPLAYS` times each, where tokens differ."""
     gate, times, law, tokens = problem.gate, problem.compute_times, point.time, problem.answer_tokens
-    if law is None or times is None or (gate is None and point.mode is Mode.HLM):
+    if law is None or times is None or (gate is None and point.mode is Mode.HLM) or point.speculation is not None:
         return None
     if gate is None or point.mode in (Mode.SLM, Mode.LLM) or tokens > _LONGEST_REPLAY:
         whole = tokens * law.mean_s if point.mode in (Mode.SLM, Mode.LLM) else None
@@ -221,6 +228,13 @@ def _answer_latency(problem: Problem, point: ModePoint) -> AnswerLatency | None:
     draws = np.concatenate([each.answers_s for each in islice(replications(replayed), replays)])
     median, late, last = (float(value) for value in np.quantile(draws, (0.5, 0.95, 0.99)))
     return AnswerLatency(mean_s=float(draws.mean()), p50_s=median, p95_s=late, p99_s=last, answers=len(draws))
+
+
+def _pending(point: ModePoint) -> Pending | None:
+    """What becomes of pending drafts; None where none ever is."""
+    if point.speculation is not None:
+        return Pending.ROLL_BACK
+    return Pending.KEEP if point.mode.skips else None
 
 
 def _uplink_s(problem: Problem, point: ModePoint) -> float | None:
