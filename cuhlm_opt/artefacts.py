@@ -13,7 +13,7 @@ from cuhlm_opt.channel import BLOCK_ERROR
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.fading import NAKAGAMI_M, RICIAN_K
 from cuhlm_opt.latency import Accounting, Pipelining
-from cuhlm_opt.modes import Distortion, Mode
+from cuhlm_opt.modes import Distortion, Drafting, Mode, Pending, PendingData
 from cuhlm_opt.payload import Format
 from cuhlm_opt.quantisation import Quantiser
 from cuhlm_opt.records import SCHEMA_VERSION, write_atomically
@@ -166,6 +166,10 @@ class ModeRow(Artefact):
     b_prob: int | None = None
     quantiser: Quantiser | None = None
     """How its probabilities are written."""
+    draft_length: int = 1
+    """Of `speculative`, drafts of a round: so many, or at most so many where drafting is triggered."""
+    drafting: Drafting | None = None
+    pending_data: PendingData | None = None
     law: str
 
 
@@ -288,6 +292,13 @@ class OperatingPoint(Artefact):
     quantiser: Quantiser
     format: Format
     draft_length: int
+    """Drafts of a round; 1 in every mode but `speculative`, where triggered drafting may stop before."""
+    drafting: Drafting | None = None
+    """Of `speculative`: when the device stops drafting."""
+    pending: Pending | None = None
+    """What becomes of pending drafts; null in modes without any."""
+    pending_data: PendingData | None = None
+    """Of `speculative`: what the server is sent of each draft's law."""
     payload_bits: float | None
     compression: float | None
     uplink_s: float | None

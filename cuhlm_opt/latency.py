@@ -95,11 +95,13 @@ class Asks:
         weights: probability that a token asks with a message of class c after n - 1 skipped tokens, shape (C, L),
             n = 1 .. L; the sum is 1 - skip rate.
         states: state of the channel in which each class is sent, shape (C,); None where none is known before.
+        together: whether the tokens that do not ask come with one that does, so that none is skipped.
     """
 
     bits: Floats
     weights: Floats
     states: NDArray[np.intp] | None = None
+    together: bool = False
 
     @classmethod
     def always(cls, bits: float) -> "Asks":
@@ -119,6 +121,11 @@ class Asks:
     def rate(self) -> float:
         """Share of tokens that ask: LLM passes per token."""
         return float(self.weights.sum())
+
+    @property
+    def skip_rate(self) -> float:
+        """Share of tokens kept without asking."""
+        return 0.0 if self.together else 1.0 - self.rate
 
     @property
     def mean_bits(self) -> float:

@@ -26,16 +26,47 @@ class Mode(StrEnum):
     """Truncate, then draw: drafts from x_hat, verified against the same x_hat [N, THEORY 4.7]."""
     COARSE = "coarse"
     """Coarse verification: only the skippable entries cross the link [N, THEORY 5]."""
+    SPECULATIVE = "speculative"
+    """Several drafts a round, all of them tested; back to the first that fails [N, THEORY 7]."""
 
     @property
     def skips(self) -> bool:
         """Whether the mode keeps some drafts without asking."""
-        return self not in (Mode.SLM, Mode.LLM, Mode.HLM)
+        return self not in (Mode.SLM, Mode.LLM, Mode.HLM, Mode.SPECULATIVE)
 
     @property
     def truncates(self) -> bool:
         """Whether the upload is a truncated law of k entries."""
-        return self in (Mode.CU_HLM_OFFLINE, Mode.CU_HLM_ONLINE, Mode.EXACT)
+        return self in (Mode.CU_HLM_OFFLINE, Mode.CU_HLM_ONLINE, Mode.EXACT, Mode.SPECULATIVE)
+
+
+class Drafting(StrEnum):
+    """When the device stops drafting and uploads what is pending [N, THEORY 7.1]."""
+
+    FIXED = "fixed"
+    """After a fixed number of drafts; no uncertainty is read."""
+    TRIGGERED = "triggered"
+    """At the first draft whose uncertainty is above the threshold, or when so many are pending."""
+
+
+class Pending(StrEnum):
+    """What becomes of the drafts that are pending when the device uploads [N, THEORY 7.1]."""
+
+    ROLL_BACK = "roll-back"
+    """All are tested, the one that stopped drafting included; the text goes back to the first that fails: exact."""
+    KEEP = "keep"
+    """Only the one that stopped drafting is tested: this is skipping, in the modes `exact` and `coarse`, and has their
+    bias E[s beta]."""
+
+
+class PendingData(StrEnum):
+    """What the server is sent of each pending draft's law."""
+
+    TRUNCATED = "truncated"
+    """The k largest entries, the rest spread evenly; the draft is drawn from what is decoded [N, THEORY 4.7]."""
+    COARSE = "coarse"
+    """The k largest entries, the rest one lump [N, THEORY 5]: a draft in it is redrawn, and ends the round unless the
+    redraw is the same token."""
 
 
 class Distortion(StrEnum):

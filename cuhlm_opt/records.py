@@ -75,8 +75,8 @@ def record_schema(k_grid: Sequence[int]) -> pa.Schema:
 
 
 COLUMNS = (
-    "prompt_id", "domain", "position", "source", "x_d", "beta", "u_mc", "u_bar", "tv", "top_x", "top_y", "top_u_bar",
-    "tv_x_xhat", "tv_quantised",
+    "prompt_id", "domain", "position", "source", "context_token", "x_d", "beta", "u_mc", "u_bar", "tv", "top_id",
+    "top_x", "top_y", "top_u_bar", "tv_x_xhat", "tv_quantised",
 )  # fmt: skip
 """What `Records` is made of."""
 _WIDEST = "tv_x_xhat"
@@ -99,6 +99,8 @@ class Records:
     """(n, TOP)"""
     top_y: NDArray[np.float32]
     top_u_bar: NDArray[np.float32]
+    emitted: NDArray[np.int8]
+    """(n,) which of the `TOP` tokens the source drew, -1 where none of them."""
     k_grid: NDArray[np.int64]
     """(G,) truncation sizes, from 0 to |V|."""
     tv_x_xhat: NDArray[np.float32]
@@ -131,7 +133,7 @@ class Records:
         place = np.full(self.n_tokens, -1)
         place[chosen] = np.arange(len(chosen))
         kept = place[self.measured] >= 0
-        arrays = ("x_d", "beta", "u_mc", "u_bar", "tv", "top_x", "top_y", "top_u_bar", "tv_x_xhat")
+        arrays = ("x_d", "beta", "u_mc", "u_bar", "tv", "top_x", "top_y", "top_u_bar", "emitted", "tv_x_xhat")
         return replace(
             self,
             prompt=np.searchsorted(prompts, self.prompt[chosen]),
@@ -183,6 +185,8 @@ class Records:
         def nested(name: str) -> NDArray[np.float32]:
             return np.concatenate([_matrix(chunk) for chunk in rows.column(name).chunks])
 
+        drawn = nested("top_id") == rows.column("context_token").to_numpy()[:, None]
+
         k_grid = np.array(read_metadata(table)["k_grid"], dtype=np.int64)
         measured = rows.column("tv_quantised").combine_chunks().flatten().to_numpy()
         _, prompt = np.unique(prompt, return_inverse=True)
@@ -196,6 +200,7 @@ class Records:
             top_x=nested("top_x"),
             top_y=nested("top_y"),
             top_u_bar=nested("top_u_bar"),
+            emitted=np.where(drawn.any(axis=1), drawn.argmax(axis=1), -1).astype(np.int8),
             k_grid=k_grid,
             tv_x_xhat=nested(_WIDEST) if tv_x_xhat is None else tv_x_xhat,
             tv_quantised=measured.reshape(-1, *_quantised_shape(int(k_grid[-1]))),
@@ -204,7 +209,7 @@ class Records:
         )
 
 
-def _matrix(lists: pa.FixedSizeListArray) -> NDArray[np.float32]:
+def _matrix(lists: pa.FixedSizeListArray) -> NDArray[Any]:
     """Lists of one length as rows."""
     return np.asarray(lists.flatten().to_numpy().reshape(len(lists), -1))
 

@@ -1,8 +1,9 @@
-"""What the device proposes and how the server answers: one step of every mode, as laws.
+"""What the device proposes and how the server answers: one step of every mode, and a round of several, as laws.
 
 The decoder samples from these verdicts and the tests enumerate them: the law that is proved is the code that runs.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,3 +105,48 @@ class Query:
 
 
 Upload = Proposal | CoarseProposal | Query
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """Drafts that are verified together, each behind those before it [N, THEORY 7.1].
+
+    `uploads[i]` is what the server is sent to verify `drafts[i]` with. The round puts out the token of each verdict up
+    to the first that is not the draft; if all are, one more token is drawn from the next law.
+    """
+
+    drafts: tuple[int, ...]
+    uploads: tuple[Upload, ...]
+
+    def law(self, laws: Iterable[Law]) -> dict[tuple[int, ...], float]:
+        """Probability of each sequence of tokens that the round can put out.
+
+        Args:
+            laws: y behind 0, 1, ... drafts, one for each draft, and one more unless the last draft ends the answer.
+        """
+        law: dict[tuple[int, ...], float] = {}
+        before: tuple[int, ...] = ()
+        reached = 1.0
+        for draft, verdict in self._verdicts(laws):
+            own = verdict.law()
+            law |= {(*before, int(v)): reached * float(own[v]) for v in np.flatnonzero(own) if v != draft}
+            if draft is None:
+                return law
+            before, reached = (*before, draft), reached * float(own[draft])
+        return law | {before: reached}
+
+    def sample(self, laws: Iterable[Law], rng: np.random.Generator) -> tuple[int, ...]:
+        """Toss the coins: the tokens that the round puts out. As many of `laws` are taken."""
+        tokens: list[int] = []
+        for draft, verdict in self._verdicts(laws):
+            token, _ = verdict.sample(rng)
+            tokens.append(token)
+            if token != draft:
+                break
+        return tuple(tokens)
+
+    def _verdicts(self, laws: Iterable[Law]) -> Iterator[tuple[int | None, Verdict]]:
+        """Each draft's verdict, should those before it stand; that of the token behind them all has no draft."""
+        tested = [*zip(self.drafts, self.uploads, strict=True), (None, Query())]
+        for (draft, upload), y in zip(tested, laws, strict=False):
+            yield draft, upload.verify(y)

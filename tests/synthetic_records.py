@@ -9,7 +9,7 @@ import pyarrow as pa
 from cuhlm_opt.artefacts import Calibration, Floor, Times
 from cuhlm_opt.calibrate.fit import fit_records
 from cuhlm_opt.calibrate.score import Scoring, score_position
-from cuhlm_opt.distributions import softmax
+from cuhlm_opt.distributions import sample, softmax
 from cuhlm_opt.records import SCHEMA_VERSION, read_records, record_schema, write_records
 from cuhlm_opt.truncation import size_grid
 from cuhlm_opt.uncertainty import mean_uncertainty
@@ -33,7 +33,7 @@ def synthetic_positions(
     seed: int = 0, *, vocab_size: int = 300, prompts: int = 12, length: int = 8, noise: float = 0.8
 ) -> tuple[list[SyntheticPosition], pa.Table, dict]:
     """(positions, records, metadata): half of the prompts in domain `code`, peaked, half in `general`, flatter."""
-    rng = np.random.default_rng(seed)
+    rng, answers = np.random.default_rng(seed), np.random.default_rng(seed + 1)
     sizes = size_grid(vocab_size)
     positions, rows = [], []
     for prompt in range(prompts):
@@ -47,7 +47,7 @@ def synthetic_positions(
             llm = (slm + noise * rng.normal(size=vocab_size)).astype(np.float32)
             row = score_position(slm, llm, sizes, Scoring(exact_share=1.0), rng)
             where = {"prompt_id": f"synthetic-{prompt:03d}", "domain": domain, "position": place, "source": "llm"}
-            rows.append({**where, "context_token": 0, **row})
+            rows.append({**where, "context_token": sample(softmax(llm), answers), **row})
             u_bar = mean_uncertainty(slm, np.arange(vocab_size))
             positions.append(SyntheticPosition(where["prompt_id"], domain, softmax(slm), softmax(llm), u_bar))
     metadata = {

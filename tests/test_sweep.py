@@ -64,7 +64,7 @@ def test_processes_and_csv_give_the_same(folder, tmp_path):
     sweep(plan(folder), tmp_path / "one.csv", workers=1, progress=lambda done: None)
     sweep(plan(folder), tmp_path / "two.csv", workers=2, progress=lambda done: None)
     assert (tmp_path / "one.csv").read_text() == (tmp_path / "two.csv").read_text()
-    assert pyarrow.csv.read_csv(tmp_path / "one.csv").num_rows == 72
+    assert pyarrow.csv.read_csv(tmp_path / "one.csv").num_rows == 80
 
 
 def test_an_interrupted_sweep_goes_on_where_it_stopped(folder, tmp_path, monkeypatch):
@@ -138,7 +138,7 @@ def test_command_line(folder, tmp_path, capsys):
     given = ["--calibration", folder, "--domain", "code", "--policy", "budget", "--out", str(out), "--json"]
     assert main(["sweep", *link, *given]) == 0
     summary = json.loads(capsys.readouterr().out)
-    assert (summary["points"], summary["rows"]) == (12, 108)
+    assert (summary["points"], summary["rows"]) == (12, 120)
     assert sum(summary["recommended"].values()) == 12
     assert math.isclose(pyarrow.csv.read_csv(out)["bandwidth_hz"].to_pylist()[0], 1e4)
 

@@ -52,7 +52,7 @@ def solve(
         str,
         typer.Option(
             help="slm, llm, query, hlm, random, u-hlm, cu-hlm-offline, cu-hlm-online (truncation for all positions "
-            "or for each), exact, coarse."
+            "or for each), exact, coarse, speculative (several drafts a round)."
         ),
     ] = "cu-hlm-offline",
     signal: Annotated[str | None, typer.Option(help="u_bar (integral) or u_mc (sampled).")] = None,
@@ -78,6 +78,16 @@ def solve(
     gate_time: Annotated[str | None, typer.Option(help="Gate, instead of what was measured.")] = None,
     llm_time: Annotated[str | None, typer.Option(help="LLM pass over one token, instead of what was measured.")] = None,
     out: Annotated[Path | None, typer.Option(help="File for the operating point, for `decode`.")] = None,
+    draft_length: Annotated[
+        int | None, typer.Option(help="Speculative: drafts of a round, or the most of them; none: chosen.")
+    ] = None,
+    drafting: Annotated[str | None, typer.Option(help="Speculative: fixed or triggered; none: chosen.")] = None,
+    pending: Annotated[
+        str, typer.Option(help="Speculative: roll-back (test all, exact) or keep (as coarse and exact do).")
+    ] = "roll-back",
+    pending_data: Annotated[
+        str | None, typer.Option(help="Speculative: truncated or coarse data of each draft; none: chosen.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the operating point as JSON on stdout.")] = False,
 ) -> None:
     """Choose the threshold and the truncation for a link, and compare every mode on it."""
@@ -121,6 +131,10 @@ def solve(
         slm_s=slm_s,
         gate_s=gate_s,
         llm_s=llm_s,
+        draft_length=draft_length,
+        drafting=drafting,
+        pending=pending,
+        pending_data=pending_data,
     )
     if out is not None:
         point.write(out)
@@ -181,6 +195,7 @@ def _facts(point: "OperatingPoint") -> list[tuple[str, str]]:
     return [
         ("threshold", f"{_threshold(point)}; policy {point.policy}"),
         *promised,
+        *_rounds(point),
         ("skip rate", f"{_number(point.skip_rate)}{_span(point.skip_rate_ci)}"),
         ("upload", f"{_entries(point)}{_bits(point.payload_bits)} bits, {_seconds(point.uplink_s)}"),
         (
@@ -227,9 +242,19 @@ def _threshold(point: "OperatingPoint") -> str:
     if point.state_thresholds:
         found = [state.u_threshold for state in point.state_thresholds]
         return f"keep the draft when {point.signal} <= " + ", ".join("-" if t is None else f"{t:.4f}" for t in found)
+    if point.u_threshold is not None and point.drafting is not None:
+        return f"draft on while {point.signal} <= {point.u_threshold:.4f}, every draft is tested"
     if point.u_threshold is not None:
         return f"keep the draft when {point.signal} <= {point.u_threshold:.4f}"
     return "unknown" if point.skip_rate is None else "none in use"
+
+
+def _rounds(point: "OperatingPoint") -> list[tuple[str, str]]:
+    """What a round is, where it has several drafts."""
+    if point.drafting is None:
+        return []
+    limit = "up to " if point.drafting == "triggered" else ""
+    return [("rounds", f"{limit}{point.draft_length} drafts, {point.drafting}, {point.pending_data} data of each")]
 
 
 def _entries(point: "OperatingPoint") -> str:
@@ -277,7 +302,7 @@ def _cells(row: "ModeRow") -> tuple[str, ...]:
         "-" if row.skip_rate is None else f"{row.skip_rate:.1%}{_half(row.skip_rate_ci, 1, 100)}",
         "-" if row.server_passes_per_token is None else f"{row.server_passes_per_token:.2f}",
         _bias(row.u_threshold),
-        "-" if row.k is None else str(row.k),
+        "-" if row.k is None else f"{row.draft_length} x {row.k}" if row.drafting else str(row.k),
         "unknown" if row.bias is None else f"{_RELATION[row.bias_kind]} {row.bias:.4f}{_half(row.bias_ci, 4)}",
     )
 

@@ -9,7 +9,7 @@ from cuhlm_opt.distributions import sample, softmax
 from cuhlm_opt.latency import Accounting
 from cuhlm_opt.links import link_of, settled
 from cuhlm_opt.models.pairs import Pair
-from cuhlm_opt.modes import Distortion, Mode
+from cuhlm_opt.modes import Distortion, Drafting, Mode, Pending, PendingData
 from cuhlm_opt.payload import Format
 from cuhlm_opt.quantisation import Quantiser
 from cuhlm_opt.truncation import truncation_distances
@@ -18,6 +18,7 @@ from cuhlm_opt.uncertainty import mean_uncertainty
 TINY = "tiny"
 BANDWIDTH_HZ, SNR_DB, DOMAIN = 10e6, 10.0, "general"
 _ANSWERS, _LENGTH, _BUDGET, _THETA = 64, 16, 0.02, 0.1
+_DRAFTS = 3
 _TIE = 1e-9  # positions with the same context have the same u_bar, and are skipped together or not at all
 
 
@@ -48,10 +49,12 @@ def with_mode(point: OperatingPoint, mode: Mode) -> OperatingPoint:
     """
     if mode is point.mode:
         return point
-    update: dict[str, object] = {"mode": mode, "state_thresholds": ()}
+    pending = Pending.ROLL_BACK if mode is Mode.SPECULATIVE else Pending.KEEP if mode.skips else None
+    update: dict[str, object] = {"mode": mode, "pending": pending, "state_thresholds": ()}
     for row in point.baselines:
         if row.mode is mode and row.skip_rate is not None:
             update |= {"u_threshold": row.u_threshold, "skip_rate": row.skip_rate, "k": row.k, "theta": row.theta}
+            update |= {key: getattr(row, key) for key in ("draft_length", "drafting", "pending_data")}
             update |= {key: value for key in ("b_prob", "quantiser") if (value := getattr(row, key)) is not None}
     changed = point.model_copy(update=update)
     check_point(changed)
@@ -95,7 +98,10 @@ def tiny_operating_point(pair: Pair, mode: Mode) -> OperatingPoint:
         b_prob=8,
         quantiser=Quantiser.UNIFORM,
         format=Format.PUBLISHED,
-        draft_length=1,
+        draft_length=_DRAFTS if mode is Mode.SPECULATIVE else 1,
+        drafting=Drafting.FIXED if mode is Mode.SPECULATIVE else None,
+        pending=Pending.ROLL_BACK if mode is Mode.SPECULATIVE else Pending.KEEP if mode.skips else None,
+        pending_data=PendingData.TRUNCATED if mode is Mode.SPECULATIVE else None,
         payload_bits=None,
         compression=None,
         uplink_s=None,

@@ -1,7 +1,8 @@
 """Decode one prompt at an operating point, both models in one process.
 
 Each model reads a token once. The SLM reads the last token at every step; the LLM reads at an upload what came since
-the last one. No token is read before it is certain, so nothing is ever taken back from a cache.
+the last one. No token is read before it is certain, so nothing is taken back from a cache; but for mode `speculative`,
+where both read drafts, and forget those behind the first that fails.
 """
 
 import codecs
@@ -11,6 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from cuhlm_opt.artefacts import OperatingPoint
+from cuhlm_opt.decode.drafting import Drafter, PendingDraft
 from cuhlm_opt.decode.policy import NO_ERROR, NOTHING, Decision, Device, Draft
 from cuhlm_opt.decode.result import DecodeResult, Step
 from cuhlm_opt.decode.timing import Stopwatch
@@ -21,7 +23,7 @@ from cuhlm_opt.links import link_of
 from cuhlm_opt.models.pairs import Pair
 from cuhlm_opt.models.protocol import LanguageModel
 from cuhlm_opt.modes import Distortion, Mode
-from cuhlm_opt.verification import Query
+from cuhlm_opt.verification import Query, Round
 
 _STREAM = Decision(upload=Query(), skippable=NOTHING)
 """Mode `llm`: the server draws every token, the device proposes nothing."""
@@ -60,11 +62,13 @@ def decode(
     if seed < 0:
         raise InputError(f"seed {seed!r} is not allowed; give an integer of at least 0")
     device_seed, server_seed = np.random.SeedSequence(seed).spawn(2)
-    device = Device(point, np.random.default_rng(device_seed))
+    device_rng = np.random.default_rng(device_seed)
+    device = Device(point, device_rng)
+    drafter = Drafter(point, device_rng) if point.mode is Mode.SPECULATIVE else None
     stopwatch = Stopwatch()
     server = Verifier(pair.llm, point, np.random.default_rng(server_seed), stopwatch)
     tokens = pair.llm.chat_tokens(prompt)
-    run = _Run(pair, point.mode, device, server, stopwatch, on_text)
+    run = _Run(pair, point.mode, device, drafter, server, stopwatch, on_text)
     room = run.room(len(tokens))
     with stopwatch("elapsed"):
         run.prefill(tokens)
@@ -93,18 +97,19 @@ class _Run:
         pair: Pair,
         mode: Mode,
         device: Device,
+        drafter: Drafter | None,
         server: Verifier,
         stopwatch: Stopwatch,
         on_text: Callable[[str], None] | None,
     ) -> None:
         self._slm: LanguageModel | None = None if mode is Mode.LLM else pair.slm
         self._llm: LanguageModel | None = None if mode is Mode.SLM else pair.llm
-        self._device, self._server, self._stopwatch = device, server, stopwatch
+        self._device, self._drafter, self._server, self._stopwatch = device, drafter, server, stopwatch
         self._eos = pair.slm.eos_tokens | pair.llm.eos_tokens
         self._detokenize = pair.llm.detokenize
         self._on_text = on_text or (lambda _: None)
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
-        self._last = 0  # token that the SLM reads next
+        self._unread: list[int] = []  # tokens that the SLM reads next
         self._pending: list[Skipped] = []
         self.steps: list[Step] = []
         self.text = ""
@@ -118,7 +123,7 @@ class _Run:
 
     def prefill(self, tokens: Sequence[int]) -> None:
         """Read the prompt on both sides, but for its last token, which the first step reads."""
-        self._last = tokens[-1]
+        self._unread = [tokens[-1]]
         if self._slm is not None:
             self._slm.truncate(0, 0)
             if len(tokens) > 1:
@@ -130,12 +135,21 @@ class _Run:
     def generate(self, limit: int) -> bool:
         """Add tokens up to `limit`, or up to one that ends the answer: then True."""
         while len(self.steps) < limit:
-            token = self._stream() if self._slm is None else self._step(self._slm)
-            self._last = token
-            if token in self._eos:
-                return True
-            self._show(self._utf8.decode(self._detokenize([token])))
+            for token in self._next(limit - len(self.steps)):
+                if token in self._eos:
+                    return True
+                self._show(self._utf8.decode(self._detokenize([token])))
         return False
+
+    def _next(self, room: int) -> tuple[int, ...]:
+        """The next tokens of the answer, at most `room`: one, or those of a round."""
+        if self._slm is None:
+            return (self._ask(_STREAM, None),)
+        if self._drafter is not None:
+            return self._round(self._slm, self._drafter, room)
+        token = self._step(self._slm)
+        self._unread = [token]
+        return (token,)
 
     def finish(self) -> int:
         """Close the text, and learn the risk of skips that no upload followed; returns the tokens read for that."""
@@ -149,7 +163,7 @@ class _Run:
     def _step(self, slm: LanguageModel) -> int:
         """Draft one token and keep it, or ask."""
         with self._stopwatch("slm"):
-            logits = slm.extend({0: [self._last]}, last_only=True)[0][-1]
+            logits = slm.extend({0: self._unread}, last_only=True)[0][-1]
         with self._stopwatch("gate"):
             draft = self._device.draw(logits)
             decision = self._device.decide(draft)
@@ -172,8 +186,61 @@ class _Run:
             self._pending.append(Skipped(token=draft.token, probability=draft.probability, skippable=skippable))
         return draft.token
 
-    def _stream(self) -> int:
-        return self._ask(_STREAM, None)
+    def _round(self, slm: LanguageModel, drafter: Drafter, room: int) -> tuple[int, ...]:
+        """Draft several tokens, have them all tested, and go back to the first that fails.
+
+        A round puts out one token more than stand, so that at most `room` - 1 are drafted.
+        """
+        pending: list[PendingDraft] = []
+        unread = self._unread
+        while len(pending) < min(drafter.most, room - 1):
+            with self._stopwatch("slm"):
+                logits = slm.extend({0: unread}, last_only=True)[0][-1]
+            with self._stopwatch("gate"):
+                draft = drafter.draw(logits)
+            pending.append(draft)
+            unread = [draft.token]
+            if draft.stops or draft.token in self._eos:
+                break
+        drafts = tuple(draft.token for draft in pending)
+        ended = bool(drafts) and drafts[-1] in self._eos
+        drafted = Round(drafts=drafts, uploads=tuple(draft.upload for draft in pending))
+        tokens, read = self._server.verify_round(drafted, ended=ended)
+        self._unread = self._after(slm, drafts, tokens)
+        for place, token in enumerate(tokens):
+            own = pending[place] if place < len(pending) else None
+            step = Step(
+                token=token,
+                draft=None if own is None else own.token,
+                skipped=False,
+                u=None if own is None else own.u,
+                accepted=None if own is None else token == own.token,
+                follows=place > 0,
+                risk=Risk(beta=None, expected=0.0),
+                error=NO_ERROR,
+            )
+            self.steps.append(step)
+        self.steps[-len(tokens)] = replace(
+            self.steps[-len(tokens)],
+            entries=max((draft.entries for draft in pending), default=0),
+            payload_bits=sum(draft.bits for draft in pending),
+            drafted=len(pending),
+            read=read,
+        )
+        return tokens
+
+    def _after(self, slm: LanguageModel, drafts: tuple[int, ...], tokens: tuple[int, ...]) -> list[int]:
+        """Take the drafts behind the first that failed from the SLM's cache; returns what it has yet to read.
+
+        The SLM has read all drafts but the last. Where nothing was drafted, it has not read the last token either.
+        """
+        if not drafts:
+            return [*self._unread, *tokens]
+        stood = len(tokens) - 1
+        surplus = len(drafts) - 1 - stood
+        if surplus > 0:
+            slm.truncate(0, slm.length(0) - surplus)
+        return [*drafts[len(drafts) - 1 : stood], tokens[-1]]
 
     def _ask(self, decision: Decision, draft: Draft | None) -> int:
         """Send an upload and take the server's token."""
@@ -239,6 +306,8 @@ def _assumptions(point: OperatingPoint) -> tuple[str, ...]:
         "no pipelining: compute and link times add up; prefill, flush and audit are measured apart",
         "a token that ends the answer counts as a token",
     ]
+    if point.mode is Mode.SPECULATIVE:
+        lines.append("no more tokens are drafted than may still be put out, and none behind one that ends the answer")
     if point.mode not in (Mode.SLM, Mode.LLM):
         lines.append(
             f"the server verifies with what it decodes, {point.b_prob} bits a probability in {point.quantiser} levels; "

@@ -12,7 +12,7 @@ from cuhlm_opt.bounds import published_surrogate, smallest_within
 from cuhlm_opt.codec import LawCodec, Message, coarse_codec, lumped_law
 from cuhlm_opt.distributions import sample, softmax, total_variation
 from cuhlm_opt.errors import InputError, unknown_name
-from cuhlm_opt.modes import Distortion, Mode
+from cuhlm_opt.modes import Distortion, Drafting, Mode
 from cuhlm_opt.truncation import largest, reconstruct, size_grid, smallest_size, truncation_distances
 from cuhlm_opt.uncertainty import mean_uncertainty, sampled_uncertainty
 from cuhlm_opt.verification import CoarseProposal, Proposal, Query, Upload
@@ -30,6 +30,7 @@ _NEEDS: dict[Mode, tuple[str, ...]] = {
     Mode.CU_HLM_OFFLINE: ("k",),
     Mode.CU_HLM_ONLINE: ("distortion", "theta"),
     Mode.EXACT: ("k",),
+    Mode.SPECULATIVE: ("k", "drafting", "pending_data"),
 }
 
 
@@ -265,6 +266,10 @@ def check_point(point: OperatingPoint) -> None:
         raise unknown_name("signal", point.signal, (U_BAR, U_MC))
     if point.mode is Mode.COARSE and point.signal != U_BAR:
         raise InputError(f"signal {point.signal!r} is not allowed in mode 'coarse'; use u_bar, a function of x and d")
+    if point.mode is Mode.SPECULATIVE and point.draft_length < 1:
+        raise InputError(f"draft_length {point.draft_length!r} is not allowed; give a whole number of at least 1")
+    if point.drafting is Drafting.TRIGGERED and point.mode is Mode.SPECULATIVE and point.signal != U_BAR:
+        raise InputError(f"signal {point.signal!r} is not allowed in triggered drafting; use u_bar")
     needs = _NEEDS.get(point.mode, ())
     if point.mode is Mode.CU_HLM_ONLINE and point.distortion is Distortion.SURROGATE:
         needs += ("slope", "intercept")

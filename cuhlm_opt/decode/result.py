@@ -40,6 +40,10 @@ class Step:
     read: int = 0
     state: int | None = None
     """State of the channel that the device saw; None where it looks at none."""
+    drafted: int = 1
+    """Drafts in the message that brought the token."""
+    follows: bool = False
+    """Whether it came with the round of the token before it, which bears the message and the LLM's pass."""
     error: LawError | None = None
     """What truncation and quantisation add to the bias at most; None where no bound is known."""
 
@@ -78,7 +82,9 @@ class DecodeResult:
     @property
     def uploads(self) -> tuple[Step, ...]:
         """Steps that sent something; none in mode `llm`, where the server streams."""
-        return () if self.point.mode is Mode.LLM else tuple(step for step in self.steps if not step.skipped)
+        if self.point.mode is Mode.LLM:
+            return ()
+        return tuple(step for step in self.steps if not step.skipped and not step.follows)
 
     @property
     def payload_bits_total(self) -> int:
@@ -160,7 +166,8 @@ class DecodeResult:
     def to_json(self) -> dict[str, Any]:
         """The figures under the operating point's key names; means per token or per upload, totals named so."""
         steps, uploads, point = self.steps, self.uploads, self.point
-        asked = [step for step in uploads if step.accepted is not None]
+        asked = [step for step in steps if step.accepted is not None]
+        speculative = point.mode is Mode.SPECULATIVE
         rejections = None if point.mode in _PROPOSES_NOTHING else sum(not step.accepted for step in asked)
         ledger = {entry.term: entry.value for entry in self.ledger()}
         payload_bits = self.payload_bits_total / len(uploads) if uploads else None
@@ -195,8 +202,10 @@ class DecodeResult:
             "u_threshold": point.u_threshold,
             "state_thresholds": [state.model_dump() for state in point.state_thresholds],
             "signal": point.signal,
-            "k": point.k if point.mode in (Mode.CU_HLM_OFFLINE, Mode.EXACT) else None,
+            "k": point.k if point.mode in (Mode.CU_HLM_OFFLINE, Mode.EXACT, Mode.SPECULATIVE) else None,
             "k_mean": sum(step.entries for step in uploads) / len(uploads) if uploads else None,
+            "tokens_per_round": len(steps) / len(uploads) if speculative else None,
+            "drafts_per_round": sum(step.drafted for step in uploads) / len(uploads) if speculative else None,
             "domain": point.domain,
             "timing": self._timing(),
             "warnings": list(self.warnings),

@@ -18,7 +18,7 @@ from cuhlm_opt.decode.timing import Stopwatch
 from cuhlm_opt.distributions import Law, rejection_probability, softmax
 from cuhlm_opt.models.protocol import LanguageModel
 from cuhlm_opt.modes import Mode
-from cuhlm_opt.verification import Upload
+from cuhlm_opt.verification import Round, Upload
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -96,6 +96,27 @@ class Verifier:
         with self._stopwatch("audit"):
             risks = (*self._risks(skipped, rows), Risk(beta=None, expected=self._expected(skippable, y)))
         return Ruling(token=token, accepted=accepted, risks=risks, read=len(chunk))
+
+    def verify_round(self, drafted: Round, *, ended: bool) -> tuple[tuple[int, ...], int]:
+        """Test all drafts of a round in one pass, and forget those behind the first that fails.
+
+        Args:
+            drafted: the drafts, with what to verify each.
+            ended: whether the last draft ends the answer: it is tested, but nothing is drawn behind it.
+
+        Returns:
+            (the tokens that the round puts out, the number of tokens read).
+        """
+        chunk = [*self._unread, *(drafted.drafts[:-1] if ended else drafted.drafts)]
+        behind = len(self._unread) - 1
+        with self._stopwatch("llm"):
+            rows = self._llm.extend({0: chunk})[0][behind:]
+            tokens = drafted.sample(map(self._law, rows), self._rng)
+            surplus = len(rows) - len(tokens)
+            if surplus > 0:
+                self._llm.truncate(0, self._llm.length(0) - surplus)
+        self._unread = [tokens[-1]]
+        return tokens, len(chunk)
 
     def flush(self, skipped: Sequence[Skipped]) -> tuple[tuple[Risk, ...], int]:
         """Risks of the tokens skipped after the last upload, and the number of tokens read to learn them.

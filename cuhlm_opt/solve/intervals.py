@@ -32,7 +32,7 @@ class Spans:
 def spans(problem: Problem, point: ModePoint) -> Spans:
     """Intervals of one mode's point; none without records, a second prompt, or anything that varies."""
     gate, mode, rate = problem.gate_of(point.mode), point.mode, point.skip_rate
-    if gate is None or gate.records.n_prompts < 2 or mode in (Mode.LLM, Mode.HLM) or rate is None:
+    if gate is None or gate.records.n_prompts < 2 or mode in (Mode.LLM, Mode.HLM, Mode.SPECULATIVE) or rate is None:
         return Spans()
     records = gate.records
     if mode in (Mode.SLM, Mode.RANDOM):  # their skip rate is given, not estimated

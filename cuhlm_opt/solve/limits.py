@@ -61,7 +61,7 @@ class Limits:
         if self.passes is not None:
             ratios["--max-passes"] = (asks.rate if law is None else law.passes) / max(self.passes, 1e-12)
         if self.skip_rate is not None and self.skip_rate > 0:
-            ratios["--min-skip"] = self.skip_rate / max(1 - asks.rate, 1e-12)
+            ratios["--min-skip"] = self.skip_rate / max(asks.skip_rate, 1e-12)
         return {name: ratio for name, ratio in ratios.items() if ratio > 1 + 1e-9}
 
     def relaxed(self, asks: Asks, law: TokenLaw | None) -> list[tuple[str, str]]:
@@ -72,6 +72,6 @@ class Limits:
             "--max-latency-p95": (format_si(self.latency_p95_s or 0.0, "s"), p95),
             "--max-uplink": (format_si(self.uplink_bps or 0.0, "bps"), uplink),
             "--max-passes": (f"{self.passes!r}", f"{asks.rate if law is None else law.passes:.4f}"),
-            "--min-skip": (f"{self.skip_rate!r}", f"{1 - asks.rate:.4f}"),
+            "--min-skip": (f"{self.skip_rate!r}", f"{asks.skip_rate:.4f}"),
         }
         return [(f"{name} {values[name][0]}", f"{name} to {values[name][1]}") for name in self.excess(asks, law)]

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cuhlm_opt.channel import Link, RetransmissionUplink
 from cuhlm_opt.channel_states import channel_states, state_links
-from cuhlm_opt.latency import Asks, Pipelining, TokenLaw, token_law
+from cuhlm_opt.latency import Accounting, Asks, Pipelining, TokenLaw, token_law
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format, coarse_bits, law_bits
 from cuhlm_opt.quantisation import Quantiser
@@ -24,6 +24,8 @@ from cuhlm_opt.solve.joint import share
 from cuhlm_opt.solve.limits import Limits, Objective
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.skipping import Skipping
+from cuhlm_opt.solve.speculating import Coding as RoundCoding
+from cuhlm_opt.solve.speculating import Speculation, speculations
 from cuhlm_opt.solve.threshold import Gate, Policy, Signal
 from cuhlm_opt.solve.truncation import (
     SURROGATE_THETA,
@@ -50,6 +52,7 @@ _LAWS = {
     Mode.QUERY: "TV = 1/2 sum |s_v x_v - S y_v|",
     Mode.EXACT: "TV = E[s beta] of decoded x_hat, the law of the drafts; all skippable tokens are among the k kept",
     Mode.COARSE: "TV = E[s beta] of the decoded masses, by which drafts are drawn",
+    Mode.SPECULATIVE: "y: every draft is drawn from what is decoded, and tested",
 }
 _CANDIDATES = 8
 """Truncations that are tried where late quantiles matter, at least; fewer than twice as many."""
@@ -64,6 +67,7 @@ _RERANKED = 3
 """Of them, those for which a rate is chosen."""
 _DRAFT_DEPENDENT = "k depends on the draft: the mean of TV(x, x_hat) is no bound"
 _NEEDS_RECORDS = "needs records"
+_NEEDS_LLM_CONTEXTS = "needs contexts drawn by the LLM"
 _NEEDS_U_BAR = "needs u_bar, a function of x and d"
 _BEYOND_RECORDS = "not determined by the records for this threshold"
 _UNMEASURED = "what rounding adds was not measured at any recorded position"
@@ -98,6 +102,8 @@ class ModePoint:
     """Length of the message that each position would send, of the same shape."""
     asks: Asks | None = None
     """The tokens that ask, with their messages."""
+    speculation: Speculation | None = None
+    """Of `speculative`: the rounds."""
     limited_by: tuple[str, ...] = ()
     """Limits for whose sake the most worth was passed over."""
     link: Link | None = None
@@ -134,8 +140,12 @@ def timed(problem: Problem, point: ModePoint) -> ModePoint:
     times = problem.compute_times
     if times is None or point.asks is None:
         return point
-    link = problem.link if point.link is None else point.link
-    return replace(point, time=token_law(point.mode, times, link, point.asks, problem.answer_tokens))
+    link, rounds = problem.link if point.link is None else point.link, point.speculation
+    if rounds is None:
+        return replace(point, time=token_law(point.mode, times, link, point.asks, problem.answer_tokens))
+    if problem.accounting is Accounting.MEAN_RATE:
+        return point  # the tokens of a round come at once: none has a rate of its own
+    return replace(point, time=rounds.time(times, link))
 
 
 def _rated(problem: Problem, point: ModePoint) -> ModePoint:
@@ -195,6 +205,8 @@ def untimed(problem: Problem, mode: Mode, random_rate: float | None = None) -> M
     if mode is Mode.HLM:
         return _whole(problem, _plain(mode, law, skip_rate=0.0, bias=0.0))
     gate = problem.gate_of(mode)
+    if mode is Mode.SPECULATIVE:
+        return _speculative(problem, gate)
     if mode is Mode.RANDOM:
         if gate is None or random_rate is None or mean_tv is None:
             return _whole(problem, ModePoint(mode=mode, law=_NEEDS_RECORDS))
@@ -470,6 +482,36 @@ def _exact(problem: Problem, gate: Gate) -> ModePoint:
         return _sending(point, gate, skipping.skip, bits)
 
     return _settled(problem, gate, Mode.EXACT, build)
+
+
+def _speculative(problem: Problem, gate: Gate | None) -> ModePoint:
+    """Rounds of several drafts, at the best of their draft lengths, stopping rules and messages on this link."""
+    mode = Mode.SPECULATIVE
+    if gate is None or gate.records.sources != {"llm"}:
+        return ModePoint(mode=mode, law=_NEEDS_RECORDS if gate is None else _NEEDS_LLM_CONTEXTS)
+    coding = RoundCoding(
+        vocab_size=problem.calibration.vocab_size,
+        b_prob=problem.bits,
+        quantiser=problem.mass_quantiser,
+        law_format=problem.truncated_format,
+    )
+    found = [
+        replace(
+            _plain(mode, _LAWS[mode], skip_rate=0.0, bias=0.0),
+            threshold=rounds.way.threshold,
+            k=rounds.way.k,
+            entries=float(rounds.way.k),
+            b_prob=coding.b_prob,
+            quantiser=coding.quantiser,
+            asks=rounds.asks,
+            payload_bits=rounds.asks.mean_bits,
+            speculation=rounds,
+        )
+        for rounds in speculations(
+            gate, coding, problem.rounds, problem.compute_times, problem.link, problem.answer_tokens
+        )
+    ]
+    return min(found, key=lambda each: _preference(problem, each))
 
 
 def most_skippable(threshold: float | None, vocab_size: int) -> int:

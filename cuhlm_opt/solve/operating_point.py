@@ -20,7 +20,7 @@ from cuhlm_opt.artefacts import (
 from cuhlm_opt.channel_states import channel_states, state_links
 from cuhlm_opt.errors import InfeasibleError, InputError
 from cuhlm_opt.links import link_of, settled
-from cuhlm_opt.modes import Distortion, Mode
+from cuhlm_opt.modes import Distortion, Mode, Pending
 from cuhlm_opt.payload import Format
 from cuhlm_opt.simulate import Replayed, replications
 from cuhlm_opt.solve.certificate import CertifiedThreshold
@@ -85,7 +85,7 @@ def operating_point(posed: Posed, points: Mapping[Mode, ModePoint]) -> Operating
     """The artefact of a problem whose modes are solved."""
     problem, evidence, mode = posed.problem, posed.evidence, posed.mode
     point = points[mode]
-    truncation, time = point.truncation, point.time
+    truncation, time, rounds = point.truncation, point.time, point.speculation
     tokens_per_s = throughput(problem, point)
     calibration = problem.calibration
     found = spans(problem, point)
@@ -107,7 +107,10 @@ def operating_point(posed: Posed, points: Mapping[Mode, ModePoint]) -> Operating
         b_prob=problem.bits if point.b_prob is None else point.b_prob,
         quantiser=point.quantiser or problem.mass_quantiser,
         format=problem.truncated_format if mode.truncates else problem.law_format,
-        draft_length=1,
+        draft_length=1 if rounds is None else rounds.draft_length,
+        drafting=None if rounds is None else rounds.way.drafting,
+        pending=_pending(point),
+        pending_data=None if rounds is None else rounds.way.data,
         payload_bits=point.payload_bits,
         compression=_compression(point, calibration.vocab_size),
         uplink_s=_uplink_s(problem, point),
@@ -194,6 +197,7 @@ def _marginal_worth(posed: Posed) -> MarginalWorth | None:
 def mode_row(problem: Problem, point: ModePoint) -> ModeRow:
     """A point as a row of the table."""
     found = spans(problem, point)
+    rounds = point.speculation
     return ModeRow(
         mode=point.mode,
         throughput_tokens_per_s=throughput(problem, point),
@@ -211,6 +215,9 @@ def mode_row(problem: Problem, point: ModePoint) -> ModeRow:
         theta=None if point.truncation is None else point.truncation.theta,
         b_prob=point.b_prob,
         quantiser=point.quantiser,
+        draft_length=1 if rounds is None else rounds.draft_length,
+        drafting=None if rounds is None else rounds.way.drafting,
+        pending_data=None if rounds is None else rounds.way.data,
         law=point.law,
     )
 
@@ -218,7 +225,7 @@ def mode_row(problem: Problem, point: ModePoint) -> ModeRow:
 def _answer_latency(problem: Problem, point: ModePoint) -> AnswerLatency | None:
     """Time of an answer; by replaying the recorded ones, up to `_REPLAYS` times each, where tokens differ."""
     gate, times, law, tokens = problem.gate, problem.compute_times, point.time, problem.answer_tokens
-    if law is None or times is None or (gate is None and point.mode is Mode.HLM):
+    if law is None or times is None or (gate is None and point.mode is Mode.HLM) or point.speculation is not None:
         return None
     if gate is None or point.mode in (Mode.SLM, Mode.LLM) or tokens > _LONGEST_REPLAY:
         whole = tokens * law.mean_s if point.mode in (Mode.SLM, Mode.LLM) else None
@@ -253,6 +260,13 @@ def _state_thresholds(problem: Problem, point: ModePoint) -> tuple[StateThreshol
         )
         for state, link, threshold in zip(states, links, point.rule, strict=True)
     )
+
+
+def _pending(point: ModePoint) -> Pending | None:
+    """What becomes of pending drafts; None where none ever is."""
+    if point.speculation is not None:
+        return Pending.ROLL_BACK
+    return Pending.KEEP if point.mode.skips else None
 
 
 def _uplink_s(problem: Problem, point: ModePoint) -> float | None:

@@ -8,12 +8,13 @@ from cuhlm_opt.artefacts import ChannelSettings
 from cuhlm_opt.errors import InputError, unknown_name
 from cuhlm_opt.latency import Accounting, Pipelining
 from cuhlm_opt.links import link_of
-from cuhlm_opt.modes import Distortion, Mode
+from cuhlm_opt.modes import Distortion, Drafting, Mode, Pending, PendingData
 from cuhlm_opt.payload import Format
 from cuhlm_opt.quantisation import LEAST_BITS, MOST_BITS, Quantiser
 from cuhlm_opt.solve.limits import Limits, Objective
 from cuhlm_opt.solve.load import Evidence, load_evidence
 from cuhlm_opt.solve.problem import Problem, choose_signal, effective_times
+from cuhlm_opt.solve.speculating import RoundOptions
 from cuhlm_opt.solve.threshold import Gate, Policy, Signal
 from cuhlm_opt.units import check_fraction
 
@@ -97,6 +98,15 @@ class Options(TypedDict, total=False):
     """Most LLM passes per token >= 0."""
     min_skip: float | None
     """Least skip rate, in [0, 1]."""
+    draft_length: int | None
+    """Of `speculative`: drafts of a round, at most so many where drafting is triggered, 1 to 64; None chooses."""
+    drafting: str | None
+    """Of `speculative`: when drafting stops, see `Drafting`; None chooses."""
+    pending: str
+    """Of `speculative`: what becomes of pending drafts, see `Pending`; roll-back. `keep` solves `coarse`, or `exact`
+    where the data are truncated."""
+    pending_data: str | None
+    """Of `speculative`: what is sent of each draft's law, see `PendingData`; None chooses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +135,7 @@ def pose(calibration: str = "qwen2.5-coder", **options: Unpack[Options]) -> Pose
     )
     budget = check_fraction(options.get("max_bias", 0.02), "--max-bias")
     mode = _choose("--mode", options.get("mode", Mode.CU_HLM_OFFLINE), Mode)
+    rounds, mode = _rounds(options, mode)
     policy = _choose("--policy", options.get("policy", Policy.CERTIFIED), Policy)
     length = _check_count("--answer-tokens", options.get("answer_tokens", 128), 10**9)
     b_prob, quantiser = options.get("b_prob"), options.get("quantiser")
@@ -159,9 +170,30 @@ def pose(calibration: str = "qwen2.5-coder", **options: Unpack[Options]) -> Pose
             passes=options.get("max_passes"),
             skip_rate=options.get("min_skip"),
         ),
+        rounds=rounds,
     )
+    if mode is Mode.SPECULATIVE and problem.accounting is Accounting.MEAN_RATE:
+        raise InputError("--accounting 'mean-rate' goes with one draft a round; use mean-latency in mode 'speculative'")
+    if rounds.drafting is Drafting.TRIGGERED and signal is not Signal.U_BAR and evidence.records is not None:
+        raise InputError(f"--signal {str(signal)!r} is not allowed with --drafting triggered; use u_bar")
     given_times = tuple(name for name, value in times.items() if value is not None)
     return Posed(problem=problem, evidence=evidence, mode=mode, settings=settings, given_times=given_times)
+
+
+def _rounds(options: Options, mode: Mode) -> tuple[RoundOptions, Mode]:
+    """What is asked of rounds, and the mode that it comes to: to keep what is pending is to skip."""
+    drafting, data, length = options.get("drafting"), options.get("pending_data"), options.get("draft_length")
+    rounds = RoundOptions(
+        draft_length=None if length is None else _check_count("--draft-length", length, 64),
+        drafting=None if drafting is None else _choose("--drafting", drafting, Drafting),
+        data=None if data is None else _choose("--pending-data", data, PendingData),
+    )
+    pending = _choose("--pending", options.get("pending", Pending.ROLL_BACK), Pending)
+    if mode is not Mode.SPECULATIVE or pending is Pending.ROLL_BACK:
+        return rounds, mode
+    if rounds.drafting is Drafting.FIXED or length is not None:
+        raise InputError("--pending 'keep' goes with triggered drafting of any length; leave --draft-length out")
+    return rounds, Mode.EXACT if rounds.data is PendingData.TRUNCATED else Mode.COARSE
 
 
 def _choose(argument: str, value: str, names: type[_Choice]) -> _Choice:

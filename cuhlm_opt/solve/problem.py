@@ -18,6 +18,7 @@ from cuhlm_opt.solve.coding import PUBLISHED_BITS, Coding, open_codings
 from cuhlm_opt.solve.joint import Worth
 from cuhlm_opt.solve.limits import Limits, Objective
 from cuhlm_opt.solve.losses import threshold_grid
+from cuhlm_opt.solve.speculating import RoundOptions
 from cuhlm_opt.solve.threshold import Gate, Policy, Signal, published_threshold
 
 _Floats = NDArray[np.float64]
@@ -59,6 +60,8 @@ class Problem:
     """What each mode's point is best at."""
     limits: Limits = field(default_factory=Limits)
     """What it must keep beside the budget."""
+    rounds: RoundOptions = field(default_factory=RoundOptions)
+    """What is asked of the rounds of `speculative`."""
 
     @property
     def late(self) -> bool:

@@ -5,7 +5,7 @@ from cuhlm_opt.channel_states import channel_states
 from cuhlm_opt.latency import Accounting, Pipelining
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.payload import Format, dense_bits
-from cuhlm_opt.records import T_LIMIT
+from cuhlm_opt.records import T_LIMIT, TOP
 from cuhlm_opt.solve.load import Evidence
 from cuhlm_opt.solve.losses import threshold_grid
 from cuhlm_opt.solve.modes_table import ModePoint, throughput, used_link
@@ -39,8 +39,12 @@ def assumptions(problem: Problem, evidence: Evidence, point: ModePoint, given_ti
         "token ids ride free in both directions, as published [P2]",
         *_formats(problem, point),
         _accounting(problem),
-        f"one draft a round, {_PIPELINING[problem.pipelining]}; catching up on skipped tokens is one LLM pass, "
-        "its length counted in the recorded answers position by position",
+        f"one draft a round, in speculative several, {_PIPELINING[problem.pipelining]}; catching up on skipped tokens "
+        "is one LLM pass, its length counted in the recorded answers position by position",
+        "speculative: rounds are counted in the recorded answers position by position; what is drafted in vain behind "
+        f"a refused draft is estimated from the positions in its place; a token beyond the {TOP} recorded ones counts "
+        "as redrawn, which makes rounds shorter; the tokens of a round come at once, and a token's latency is the time "
+        "since the one before it",
         f"answers of {problem.answer_tokens} tokens, over which llm spreads its one round trip; "
         "reading the prompt is not counted",
         *_times(problem, given_times),
@@ -98,7 +102,7 @@ def warnings(problem: Problem, evidence: Evidence, point: ModePoint) -> list[str
     ):
         found.append(f"no threshold keeps a draft within the budget {problem.budget:g}: every token asks")
     dense = dense_bits(problem.calibration.vocab_size, problem.bits)
-    if point.payload_bits is not None and point.mode.truncates and point.payload_bits > dense:
+    if point.payload_bits is not None and point.mode.truncates and not point.speculation and point.payload_bits > dense:
         found.append(
             f"the truncated upload with its indices takes more bits than all of x sent dense ({dense:,.0f}): "
             "u-hlm is better here"

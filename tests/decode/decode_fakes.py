@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import CalibrationRef, ChannelSettings, OperatingPoint, Recommendation
 from cuhlm_opt.latency import Accounting
-from cuhlm_opt.modes import Distortion, Mode
+from cuhlm_opt.modes import Distortion, Drafting, Mode, Pending, PendingData
 from cuhlm_opt.payload import Format
 from cuhlm_opt.quantisation import Quantiser
 
@@ -30,6 +30,7 @@ class TableModel:
         self.pieces = pieces or [bytes([97 + token]) for token in range(len(table))]
         self.chunks: list[list[int]] = []
         self.cache: list[int] = []
+        self.truncations: list[int] = []
         self.closed = False
 
     @property
@@ -57,8 +58,11 @@ class TableModel:
         return len(self.cache)
 
     def truncate(self, lane: int, length: int) -> None:
-        assert length == 0, "the decoder takes nothing back"
-        self.cache, self.chunks = [], []
+        assert length < len(self.cache) or length == 0, "nothing to forget"
+        del self.cache[length:]
+        if length == 0:
+            self.chunks = []
+        self.truncations.append(length)
 
     def provenance(self) -> dict[str, Any]:
         return {}
@@ -103,4 +107,7 @@ def operating_point(mode: Mode | str, **changes: Any) -> OperatingPoint:
         recommended=Recommendation(mode=None, reason=""), assumptions=(),
         calibration=CalibrationRef(id="fake", pair="fake", domain="general"), warnings=(),
     )  # fmt: skip
+    if point.mode is Mode.SPECULATIVE:
+        drafted = {"drafting": Drafting.FIXED, "pending": Pending.ROLL_BACK, "pending_data": PendingData.TRUNCATED}
+        point = point.model_copy(update={"draft_length": 3, **drafted})
     return point.model_copy(update=changes)

@@ -15,7 +15,7 @@ from scipy.stats import binom
 
 from cuhlm_opt.decode.loop import decode
 from cuhlm_opt.models.pairs import load_pair
-from cuhlm_opt.modes import Distortion
+from cuhlm_opt.modes import Distortion, Drafting, PendingData
 
 TOKENS = 2500
 BITS = 16
@@ -110,6 +110,10 @@ CASES: list[tuple[str, dict[str, Any], Any]] = [
     ("coarse", {"u_threshold": None}, lambda x, y, s: y),
     ("coarse", {}, lambda x, y, s: coarse(x, y, s)),
     ("coarse", {"u_threshold": 0.75}, lambda x, y, s: coarse(x, y, s)),
+    ("speculative", {"k": 2}, lambda x, y, s: y),
+    ("speculative", {"k": 2, "b_prob": 2, "drafting": Drafting.TRIGGERED}, lambda x, y, s: y),
+    ("speculative", {"k": 1, "b_prob": 2, "draft_length": 5, "pending_data": PendingData.COARSE}, lambda x, y, s: y),
+    ("speculative", {"k": 3, "drafting": Drafting.TRIGGERED, "pending_data": PendingData.COARSE}, lambda x, y, s: y),
     ("exact", {"k": 2, "b_prob": 2, "u_threshold": None}, lambda x, y, s: y),
     ("exact", {"k": 2, "b_prob": 2}, lambda x, y, s: verified(cut_down(x, 2, 2), y, s, cut_down(x, 2, 2))),
     ("coarse", {"u_threshold": 0.75, "b_prob": 2}, lambda x, y, s: coarse(lumped(x, s, 2), y, s)),

@@ -15,7 +15,7 @@ from derived import derivation, module
 from scipy.integrate import quad
 from scipy.special import betainc
 
-from cuhlm_opt import bounds, correlation, latency, payload, truncation, uncertainty, verification
+from cuhlm_opt import bounds, correlation, latency, payload, speculation, truncation, uncertainty, verification
 from cuhlm_opt.channel import AwgnUplink, InstantaneousUplink, Link
 from cuhlm_opt.distributions import rejection_probability, residual_law, total_variation
 from cuhlm_opt.fading import Nakagami, Rayleigh, Rician, best_fixed_rate, ergodic_capacity
@@ -361,6 +361,28 @@ def test_draft_length():
         grid = np.linspace(0, 40, 400_001)
         speed = (1 - alpha ** (grid + 1)) / ((1 - alpha) * (grid * cost + 1))
         assert derived == pytest.approx(grid[np.argmax(speed)], abs=1e-3)  # the grid's step is 1e-4, the peak is flat
+        assert speculation.optimal_draft_length(alpha, cost) == pytest.approx(derived, abs=1e-9)
+    tokens = module("draft_length").TOKENS
+    for alpha, drafts in ((Fraction(1, 2), 3), (Fraction(9, 10), 7)):
+        assert speculation.tokens_per_round(float(alpha), drafts) == pytest.approx(at(tokens, alpha=alpha, g=drafts))
+
+
+def test_speculative_rounds():
+    """The round that the decoder samples from, against the enumeration in rationals; x, y depend on the prefix."""
+    trees, rounds = module("trees"), module("speculative_rounds")
+    rng = Random(3)
+    x, y = (trees.random_tree(rng, 2, 4) for _ in range(2))
+    law: dict[tuple[int, ...], float] = {}
+    for drafts in product(range(2), repeat=2):
+        before = [drafts[:n] for n in range(3)]
+        uploads = tuple(verification.Proposal(draft=drafts[n], law=floats(x[before[n]])) for n in range(2))
+        drafted = verification.Round(drafts=drafts, uploads=uploads).law([floats(y[prefix]) for prefix in before])
+        for tokens, probability in drafted.items():
+            drawn = float(x[()][drafts[0]] * x[drafts[:1]][drafts[1]])
+            law[tokens] = law.get(tokens, 0.0) + drawn * probability
+    derived = rounds._round(x, y, (), 2, 2)
+    for tokens in {*law, *derived}:
+        assert law.get(tokens, 0.0) == pytest.approx(float(derived.get(tokens, 0)), abs=TOLERANCE)
 
 
 def test_goodput_rate_and_ergodic_capacity():

@@ -10,7 +10,7 @@ from cuhlm_opt.records import Records, read_records
 from cuhlm_opt.solve import solve
 
 PROMPTS = 80
-GIVEN = (Mode.SLM, Mode.LLM, Mode.HLM, Mode.RANDOM)
+GIVEN = (Mode.SLM, Mode.LLM, Mode.HLM, Mode.RANDOM, Mode.SPECULATIVE)
 
 
 @pytest.fixture(scope="module")

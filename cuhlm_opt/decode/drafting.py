@@ -1,0 +1,84 @@
+"""The device's side of a round of several drafts: draw one after the other, and write what verifies each [N, THEORY 7].
+
+Every draft is drawn from what the server will decode, so that testing all of them is exact, however few the bits.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cuhlm_opt.artefacts import OperatingPoint
+from cuhlm_opt.codec import LawCodec, coarse_codec, lumped_law
+from cuhlm_opt.distributions import sample, softmax
+from cuhlm_opt.modes import Drafting, PendingData
+from cuhlm_opt.truncation import largest
+from cuhlm_opt.uncertainty import mean_uncertainty
+from cuhlm_opt.verification import CoarseProposal, Proposal, Upload
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PendingDraft:
+    """A draft that waits to be tested, with its part of the message: `entries` of its law in `bits`.
+
+    `stops` says that the device drafts no further behind it; `u` is its uncertainty where that was read.
+    """
+
+    token: int
+    upload: Upload
+    entries: int
+    bits: int
+    u: float | None
+    stops: bool
+
+
+class Drafter:
+    """Draws the drafts of a round.
+
+    Args:
+        point: an operating point of mode `speculative`, as `policy.check_point` passes it.
+        rng: the device's random stream.
+    """
+
+    def __init__(self, point: OperatingPoint, rng: np.random.Generator) -> None:
+        self._point, self._rng = point, rng
+        self.most = point.draft_length
+
+    def draw(self, logits: NDArray[np.float32]) -> PendingDraft:
+        """Draw the next draft from logits of shape (|V|,)."""
+        point = self._point
+        x = softmax(logits, point.temperature, point.top_p)
+        vocab_size, k = len(x), point.k or 0
+        upload: Upload
+        if point.pending_data is PendingData.COARSE:
+            kept = largest(x, min(k, vocab_size - 1))  # one token at least makes the lump
+            codec = coarse_codec(vocab_size, point.b_prob, point.quantiser)
+            message = codec.encode(kept, x[kept])
+            kept, masses = codec.decode(message)
+            token = sample(lumped_law(x, kept, masses), self._rng)
+            upload = CoarseProposal(kept=kept, masses=masses, draft=token if token in kept else None)
+        else:
+            k = min(k, vocab_size)
+            whole = LawCodec(
+                vocab_size=vocab_size,
+                b_prob=point.b_prob,
+                format=point.format,
+                quantiser=point.quantiser,
+                down=True,
+                size=k,
+            )
+            message, law = whole.transmit(x, k)
+            token = sample(law, self._rng)
+            upload = Proposal(draft=token, law=law)
+        u, stops = self._reads(logits, token)
+        return PendingDraft(token=token, upload=upload, entries=k, bits=message.bits, u=u, stops=stops)
+
+    def _reads(self, logits: NDArray[np.float32], token: int) -> tuple[float | None, bool]:
+        """Uncertainty of a draft, and whether it stops drafting; a threshold of None lets every draft stop it."""
+        if self._point.drafting is Drafting.FIXED:
+            return None, False
+        threshold = self._point.u_threshold
+        if threshold is None:
+            return None, True
+        u = float(mean_uncertainty(logits, np.array([token]))[0])
+        return u, u > threshold
