@@ -21,8 +21,8 @@ from cuhlm_opt.allocation import Demands, Fairness, allocate, rate_bps
 from cuhlm_opt.errors import InfeasibleError, InputError
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.solve.load import shipped
-from cuhlm_opt.solve.modes_table import ModePoint
 from cuhlm_opt.solve.options import Options
+from cuhlm_opt.solve.points import ModePoint
 from cuhlm_opt.sweep import Solver
 from cuhlm_opt.units import format_si, parse_bandwidth_hz, parse_bits, parse_snr, parse_time_s
 

@@ -23,8 +23,9 @@ from cuhlm_opt.payload import Format
 from cuhlm_opt.records import write_atomically
 from cuhlm_opt.solve.limits import Objective
 from cuhlm_opt.solve.load import fingerprint
-from cuhlm_opt.solve.modes_table import ModePoint, hlm_throughput, mode_point, throughput, timed, untimed
+from cuhlm_opt.solve.modes_table import hlm_throughput, mode_point, untimed
 from cuhlm_opt.solve.options import Options, Posed, pose
+from cuhlm_opt.solve.points import ModePoint, throughput, timed
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.statements import recommend
 from cuhlm_opt.trace import trace_sha256

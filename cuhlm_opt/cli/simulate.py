@@ -39,8 +39,9 @@ def simulate(
     """Replay the recorded answers through a link, fades and packets drawn one by one, beside what solve states."""
     from cuhlm_opt.simulate import Replayed
     from cuhlm_opt.simulate import simulate as run
-    from cuhlm_opt.solve.modes_table import mode_point, used_link
+    from cuhlm_opt.solve.modes_table import mode_point
     from cuhlm_opt.solve.options import pose
+    from cuhlm_opt.solve.points import used_link
 
     if not 0 < precision < 1:
         raise InputError(f"--precision {precision!r} is not allowed; give a number between 0 and 1, both excluded")

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from cuhlm_opt.artefacts import Span
 from cuhlm_opt.bootstrap import ClusterBootstrap, Interval, prompt_sums, ratios
 from cuhlm_opt.modes import Mode
-from cuhlm_opt.solve.modes_table import ModePoint, skipping_of
+from cuhlm_opt.solve.points import ModePoint
 from cuhlm_opt.solve.problem import Problem
+from cuhlm_opt.solve.settling import skipping_of
 
 _SEED = 0
 

@@ -25,8 +25,9 @@ from cuhlm_opt.payload import Format
 from cuhlm_opt.simulate import Replayed, replications
 from cuhlm_opt.solve.certificate import CertifiedThreshold
 from cuhlm_opt.solve.intervals import spans
-from cuhlm_opt.solve.modes_table import ModePoint, hlm_throughput, mode_point, throughput, used_link
+from cuhlm_opt.solve.modes_table import hlm_throughput, mode_point
 from cuhlm_opt.solve.options import Options, Posed, pose
+from cuhlm_opt.solve.points import ModePoint, throughput, used_link
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.statements import (
     assumptions,

@@ -8,7 +8,7 @@ from cuhlm_opt.payload import Format, dense_bits
 from cuhlm_opt.records import T_LIMIT, TOP
 from cuhlm_opt.solve.load import Evidence
 from cuhlm_opt.solve.losses import threshold_grid
-from cuhlm_opt.solve.modes_table import ModePoint, throughput, used_link
+from cuhlm_opt.solve.points import ModePoint, throughput, used_link
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.threshold import Policy, Signal
 from cuhlm_opt.units import format_si

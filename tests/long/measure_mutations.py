@@ -89,7 +89,7 @@ FORMULAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("tests/solve/test_truncation_rules.py", "tests/solve/test_limits.py"),
     ),
     "cuhlm_opt/solve/coding.py": (("Coding.bias", "Coding.mean_bias"), ("tests/solve/test_truncation_rules.py",)),
-    "cuhlm_opt/solve/modes_table.py": (("most_skippable",), ("tests/solve/test_modes_table.py",)),
+    "cuhlm_opt/solve/settling.py": (("most_skippable",), ("tests/solve/test_modes_table.py",)),
 }
 """Functions of the package whose every sign and constant is changed, and the tests that must notice."""
 

@@ -13,9 +13,11 @@ from cuhlm_opt.latency import Accounting, Asks, ComputeTimes, token_law
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
 from cuhlm_opt.solve.load import load_evidence
-from cuhlm_opt.solve.modes_table import ModePoint, hlm_throughput, mode_point, most_skippable, throughput
+from cuhlm_opt.solve.modes_table import hlm_throughput, mode_point
 from cuhlm_opt.solve.operating_point import mode_row
+from cuhlm_opt.solve.points import ModePoint, throughput
 from cuhlm_opt.solve.problem import Problem
+from cuhlm_opt.solve.settling import most_skippable
 from cuhlm_opt.solve.statements import recommend
 from cuhlm_opt.solve.threshold import Gate, Policy, Signal
 from cuhlm_opt.verification import CoarseProposal, Proposal, Query
