@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import Calibration, Estimate, OperatingPoint
+from cuhlm_opt.modes import Mode
 from cuhlm_opt.payload import Format
 from cuhlm_opt.records import Records, read_records, sha256_of
 from cuhlm_opt.resources import calibration_dir
@@ -300,6 +301,57 @@ def mutations() -> str:
     return _markdown(rows)
 
 
+def speculation() -> str:
+    """Rounds as `solve` foretells them and as they were decoded."""
+    rows = [["pair", "rounds", "data", "tokens per round: foretold", "decoded", "tokens/s: foretold", "decoded"]]
+    notes = []
+    for pair, found in sorted(_measured("speculation").items()):
+        for row in found["rows"]:
+            tokens, speed = row["tokens_per_round"], row["tokens_per_s"]
+            limit = "up to " if row["drafting"] == "triggered" else ""
+            rows.append(
+                [
+                    f"`{pair}`",
+                    f"{limit}{row['draft_length']}, {row['drafting']}",
+                    f"{row['pending_data']}, k = {row['k']}",
+                    f"{tokens['foretold']:.2f}",
+                    f"{tokens['decoded']:.2f} ± {tokens['se']:.2f}",
+                    f"{speed['foretold']:.1f}",
+                    f"{speed['decoded']:.1f} ± {speed['se']:.1f}",
+                ]
+            )
+        notes.append(f"`{pair}`: {found['prompts']} prompts of up to {found['tokens']} tokens")
+    return (
+        f"{_markdown(rows)}\nDomain `code`, prompts that were not recorded, 10 MHz at 10 dB, round trip 20 ms; "
+        f"{'; '.join(notes)}. ± is one standard error over prompts. Decoded rounds are priced with the compute times "
+        "of the calibration.\n"
+    )
+
+
+def speculation_links() -> str:
+    """The best of each kind of round beside the LLM alone and the best of skipping."""
+    rows = [["domain", "round trip", "`llm`", "`coarse`, budget 0.02", "fixed", "triggered", "coarse data"]]
+    for domain, rtt_s in product(("code", "general"), (0.0, 0.02, 0.1)):
+        link: Any = {"bandwidth_hz": 10e6, "domain": domain, "rtt_s": rtt_s, "mode": Mode.SPECULATIVE}
+        ways: list[Any] = [{"drafting": "fixed"}, {"drafting": "triggered"}, {"pending_data": "coarse"}]
+        points = [solve(**link, **way) for way in ways]
+        speeds = {row.mode: row.throughput_tokens_per_s for row in points[0].baselines}
+        rows.append(
+            [
+                domain,
+                f"{1e3 * rtt_s:.0f} ms",
+                *(_number(speeds[mode], 1) for mode in (Mode.LLM, Mode.COARSE)),
+                *(f"{_number(point.throughput_tokens_per_s, 1)} ({_round(point)})" for point in points),
+            ]
+        )
+    return f"{_markdown(rows)}\nTokens/s, in brackets the most drafts of a round and its threshold. Pair `{PAIR}`.\n"
+
+
+def _round(point: OperatingPoint) -> str:
+    threshold = "" if point.u_threshold is None else f", {point.u_threshold:g}"
+    return f"{point.draft_length}{threshold}"
+
+
 def _measured(name: str) -> Any:
     """What `make measure` wrote."""
     return json.loads((MEASURED / f"{name}.json").read_text())
@@ -336,6 +388,8 @@ def _filled(match: re.Match[str]) -> str:
         "codec": codec,
         "adaptive": adaptive,
         "mutations": mutations,
+        "speculation": speculation,
+        "speculation-links": speculation_links,
     }
     return f"{match[1]}{tables[match[2]]()}{match[3]}"
 
