@@ -13,6 +13,7 @@ def draw(inputs, width):
     """One panel a domain."""
     domains = inputs.domains
     figure, axes = style.panels(width, 1, len(domains), 2.1 if style.stacked(width) else 2.6, sharex=True, sharey=True)
+    fits = []
     for ax, domain in zip(axes[0], domains, strict=True):
         records, fit = inputs.records(domain), inputs.calibration.domains[domain]
         line = fit.signals["u_bar"]
@@ -27,7 +28,8 @@ def draw(inputs, width):
         u, middle, low, high = binned(records)
         bars = {"fmt": "o", "color": style.BLACK, "markersize": 2.4, "elinewidth": 0.8, "capsize": 1.2, "zorder": 4}
         ax.errorbar(u, middle, yerr=[middle - low, high - middle], label=f"bin, {LEVEL:.0%} interval", **bars)
-        ax.set_title(f"{domain}: $a$ = {line.a:.3f}, $b$ = {line.b:.3f},\n$R$ = {line.r:.2f} per token")
+        ax.set_title(f"{domain}, $R$ = {line.r:.2f}")
+        fits.append(f"{domain} a = {line.a:.3f}, b = {line.b:.3f}, R = {line.r:.3f}")
         ax.set(xlim=(-0.02, 1.02), ylim=(-0.04, 1.02))
     style.outer_labels(axes, "integral uncertainty $\\bar{u}$", "rejection probability $\\beta$")
     style.legend_above(figure, axes, 4 if not style.stacked(width) else 2, markerscale=1.5)
@@ -35,7 +37,8 @@ def draw(inputs, width):
         f"Rejection probability of a draft against its integral uncertainty, both without unit. {style.evidence(inputs)} "
         f"Grey: tokens; black: means over {BINS} bins of equal width with {LEVEL:.0%} intervals by a bootstrap over "
         f"prompts ({RESAMPLES} resamples), empty bins left out. The linear fit E[beta | u] = a u + b and the isotonic "
-        "fit are over tokens. R is the correlation over tokens; over bins it is larger, since means scatter less."
+        f"fit are over tokens: {'; '.join(fits)}. R is the correlation over tokens; over bins it is larger, since means "
+        "scatter less."
     )
     return figure, caption
 

@@ -35,9 +35,9 @@ def draw(inputs, width):
             u, middle, yerr=[middle - low, high - middle], fmt=marker, color=colour, markersize=2.6, elinewidth=0.7,
             markerfacecolor="white", label=domain,
         )  # fmt: skip
-    right.set(xlabel="integral uncertainty $\\bar{u}$", ylabel="standard deviation of $u$", ylim=(0, 0.16))
+    right.set(xlabel="integral uncertainty $\\bar{u}$", ylabel="standard deviation of $u$", ylim=(0, 0.145))
     right.set_title("sampling error")
-    right.legend(loc="upper right", ncols=1, handlelength=1.4)
+    right.legend(loc="lower center", handlelength=1.4)
     style.letter(axes)
     caption = (
         f"Sampled uncertainty u, the share of M = {samples} perturbed draws that differ from the draft, against its mean "

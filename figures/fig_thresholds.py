@@ -11,6 +11,7 @@ READS = ("records", "published")
 BUDGET = 0.02
 BINS = 40
 PUBLISHED = "published-cu-hlm"
+BAND = f"certified, {LEVEL:.0%} band"
 
 
 def draw(inputs, width):
@@ -48,16 +49,16 @@ def draw(inputs, width):
             "published, risk-prone": (line.risk_prone, style.GREY, ":"),
         }
         for ax in column:
-            ax.axvspan(*band, color=style.GREEN, alpha=0.2, linewidth=0, label="of the certified, 95 % band")
+            ax.axvspan(*band, color=style.GREEN, alpha=0.2, linewidth=0, label=BAND)
             for label, (value, colour, dashes) in thresholds.items():
                 if value is not None:
                     ax.axvline(value, color=colour, linestyle=dashes, linewidth=1.1, label=label)
         notes.append(f"{domain} {certified:.3f} ({band[0]:.3f} to {band[1]:.3f})")
     axes[0, 0].set_ylabel("tokens (%)")
     axes[1, 0].set(ylabel="skip rate (%)", ylim=(0, 100))
-    axes[2, 0].set(ylabel="risk E[$s\\beta$]", yscale="log", ylim=(1e-4, 0.5), xlim=(0, 1))
+    axes[2, 0].set(ylabel="risk E[$s\\beta$]", yscale="log", ylim=(1e-4, 0.5), xlim=(0, 1), xticks=(0, 0.5, 1))
     style.outer_labels(axes, "$\\bar{u}$, threshold $u_{\\mathrm{th}}$")
-    order = [*thresholds, "of the certified, 95 % band"]
+    order = [*thresholds, BAND]
     style.legend_above(figure, axes, 2 if style.stacked(width) else 5, order=order)
     caption = (
         "Law of the integral uncertainty of drafts (bins of equal width), and what a threshold on it does: share of "
