@@ -29,12 +29,11 @@ def draw(inputs, width):
             row = next(r for r in found if (r["link"], r["mode"], r["policy"]) == (link, mode, policy))
             gain, (low, high) = row["gain_replayed"], row["gain_replayed_ci"]
             shift = 0.15 if policy == "budget" else -0.15
-            ax.errorbar(
-                100 * (gain - 1), y + shift, xerr=[[100 * (gain - low)], [100 * (high - gain)]], fmt=marker, color=colour,
-                markerfacecolor="white", elinewidth=1.0, label=label,
-            )  # fmt: skip
-            ax.plot(100 * (row["gain_stated"] - 1), y + shift, marker="|", color=style.BLACK, markersize=5, linestyle="",
-                    label="stated by solve")  # fmt: skip
+            span = [[100 * (gain - low)], [100 * (high - gain)]]
+            look = {"fmt": marker, "color": colour, "markerfacecolor": "white", "elinewidth": 1.0, "label": label}
+            ax.errorbar(100 * (gain - 1), y + shift, xerr=span, **look)
+            tick = {"marker": "|", "color": style.BLACK, "markersize": 5, "linestyle": "", "label": "stated by solve"}
+            ax.plot(100 * (row["gain_stated"] - 1), y + shift, **tick)
     ax.axvline(0, color=style.GREY, linewidth=0.6, zorder=0)
     ax.set_yticks(ticks, labels)
     for tick, label in zip(ticks, ax.get_yticklabels(), strict=True):
@@ -45,11 +44,11 @@ def draw(inputs, width):
     ax.set(xlabel="gain in throughput over one threshold (%)", ylim=(min(ticks) - 0.6, 1.4))
     style.legend_above(figure, [ax], 3)
     caption = (
-        "Gain in throughput (%) of thresholds that follow the state of the channel over one threshold at the same bias "
-        f"budget of {measured['max_bias']:g} per token, domain {measured['domain']}, {format_si(measured['bandwidth_hz'], 'Hz')}, "
-        f"answers of {measured['answer_tokens']} tokens. {style.evidence(inputs, [measured['domain']])} Marks: replayed "
-        f"{measured['replays']} times over the recorded answers, with 95% intervals by a bootstrap over prompts; black ticks: "
-        "stated by solve. The certified rule learns from every fourth prompt, which costs what fewer prompts cost. The trace "
-        "is synthetic."
+        "Gain in throughput (%) of thresholds that follow the state of the channel over one threshold at the same "
+        f"bias budget of {measured['max_bias']:g} per token, domain {measured['domain']}, "
+        f"{format_si(measured['bandwidth_hz'], 'Hz')}, answers of {measured['answer_tokens']} tokens. "
+        f"{style.evidence(inputs, [measured['domain']])} Marks: replayed {measured['replays']} times over the recorded "
+        "answers, with 95% intervals by a bootstrap over prompts; black ticks: stated by solve. The certified rule "
+        "learns from every fourth prompt, which costs what fewer prompts cost. The trace is synthetic."
     )
     return figure, caption

@@ -36,12 +36,13 @@ def draw(inputs, width):
     style.legend_above(figure, axes, 3 if narrow else 9)
     one = rows[0]
     caption = (
-        "Throughput (tokens per second) of every mode against the bandwidth, each at its own best point, and against the "
-        f"size of the vocabulary at {nearest / 1e6:.3g} MHz. {style.evidence(inputs)} Link: AWGN at {one['snr_db']:g} dB, no "
-        f"round trip. Bias budget {one['max_bias']:g} per token, certified thresholds, mean-latency accounting. Over |V| "
-        "only the lengths of the messages change: skip rates, k, bits of a probability and compute times stay as recorded "
-        f"at |V| = {inputs.calibration.vocab_size:,} (grey line), and cu-hlm-online, whose k differs from position to "
-        "position, is left out. No intervals are drawn; those of throughput stand in the table of modes."
+        "Throughput (tokens per second) of every mode against the bandwidth, each at its own best point, and against "
+        f"the size of the vocabulary at {nearest / 1e6:.3g} MHz. {style.evidence(inputs)} Link: AWGN at "
+        f"{one['snr_db']:g} dB, no round trip. Bias budget {one['max_bias']:g} per token, certified thresholds, "
+        "mean-latency accounting. Over |V| only the lengths of the messages change: skip rates, k, bits of a "
+        f"probability and compute times stay as recorded at |V| = {inputs.calibration.vocab_size:,} (grey line), and "
+        "cu-hlm-online, whose k differs from position to position, is left out. No intervals are drawn; those of "
+        "throughput stand in the table of modes."
     )
     return figure, caption
 

@@ -19,10 +19,8 @@ def draw(inputs, width):
         line = fit.signals["u_bar"]
         tokens = {"s": 0.6, "color": style.PALE, "linewidths": 0, "rasterized": True}
         ax.scatter(records.u_bar, records.beta, label="token", **tokens)
-        ax.step(
-            [*line.isotonic_u, 1.0], [*line.isotonic_beta, line.isotonic_beta[-1]], where="post", color=style.VERMILLION,
-            linestyle="--", label="isotonic fit",
-        )  # fmt: skip
+        knots, levels = [*line.isotonic_u, 1.0], [*line.isotonic_beta, line.isotonic_beta[-1]]
+        ax.step(knots, levels, where="post", color=style.VERMILLION, linestyle="--", label="isotonic fit")
         ends = np.array([0.0, 1.0])
         ax.plot(ends, line.a * ends + line.b, color=style.BLUE, label="linear fit")
         u, middle, low, high = binned(records)
@@ -34,11 +32,11 @@ def draw(inputs, width):
     style.outer_labels(axes, "integral uncertainty $\\bar{u}$", "rejection probability $\\beta$")
     style.legend_above(figure, axes, 4 if not style.stacked(width) else 2, markerscale=1.5)
     caption = (
-        f"Rejection probability of a draft against its integral uncertainty, both without unit. {style.evidence(inputs)} "
-        f"Grey: tokens; black: means over {BINS} bins of equal width with {LEVEL:.0%} intervals by a bootstrap over "
-        f"prompts ({RESAMPLES} resamples), empty bins left out. The linear fit E[beta | u] = a u + b and the isotonic "
-        f"fit are over tokens: {'; '.join(fits)}. R is the correlation over tokens; over bins it is larger, since means "
-        "scatter less."
+        "Rejection probability of a draft against its integral uncertainty, both without unit. "
+        f"{style.evidence(inputs)} Grey: tokens; black: means over {BINS} bins of equal width with {LEVEL:.0%} "
+        f"intervals by a bootstrap over prompts ({RESAMPLES} resamples), empty bins left out. The linear fit E[beta | "
+        f"u] = a u + b and the isotonic fit are over tokens: {'; '.join(fits)}. R is the correlation over tokens; over "
+        "bins it is larger, since means scatter less."
     )
     return figure, caption
 
@@ -54,9 +52,7 @@ def binned(records):
     )
     used = (count > 0).sum(axis=0) > 1
     tokens = (bootstrap.counts @ count)[:, used]
-    means = np.divide(
-        (bootstrap.counts @ beta)[:, used], tokens, out=np.full(tokens.shape, np.nan), where=tokens > 0
-    )
+    means = np.divide((bootstrap.counts @ beta)[:, used], tokens, out=np.full(tokens.shape, np.nan), where=tokens > 0)
     low, high = np.nanquantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     total = count.sum(axis=0)[used]
     return u.sum(axis=0)[used] / total, beta.sum(axis=0)[used] / total, low, high

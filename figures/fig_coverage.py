@@ -31,7 +31,13 @@ def draw(inputs, width):
         sizes = list(result["cost"])
         for method, (label, colour, marker, dashes) in METHODS.items():
             rates = [100 * result["cost"][n][method][0]["mean_skip_rate"] for n in sizes]
-            look = {"color": colour, "marker": marker, "linestyle": dashes, "markerfacecolor": "white", "clip_on": False}
+            look = {
+                "color": colour,
+                "marker": marker,
+                "linestyle": dashes,
+                "markerfacecolor": "white",
+                "clip_on": False,
+            }
             ax.plot([int(n) for n in sizes], rates, label=label, **look)
         ax.set(xscale="log", xlabel="prompts", title=f"recorded, {domain}", ylim=(0, 100))
         ax.set_xticks([int(n) for n in sizes], sizes)
@@ -45,11 +51,11 @@ def draw(inputs, width):
     eps = next(iter(cost.values()))["betting"][0]["eps"]
     repetitions = next(iter(cost.values()))["betting"][0]["repetitions"]
     caption = (
-        "Above: share of calibrations (%) whose true skip risk exceeds the budget, on synthetic populations of known law; "
-        f"{one['methods']['betting'][0]['repetitions']} calibrations of {one['n_prompts']} prompts each, bars: 95% intervals "
-        f"of the share (1.96 standard errors); dashed: delta = {measured['delta']:g}, which binds the methods that name it. "
-        "Conformal risk control bounds the mean risk, not this share. Below: mean skip rate (%) that remains at budget "
-        f"{eps:g} by the number of prompts, over {repetitions} random subsets of the recorded prompts (all of them once); at "
-        f"0 nothing is certified. {style.evidence(inputs)} No link enters."
+        "Above: share of calibrations (%) whose true skip risk exceeds the budget, on synthetic populations of known "
+        f"law; {one['methods']['betting'][0]['repetitions']} calibrations of {one['n_prompts']} prompts each, bars: "
+        f"95% intervals of the share (1.96 standard errors); dashed: delta = {measured['delta']:g}, which binds the "
+        "methods that name it. Conformal risk control bounds the mean risk, not this share. Below: mean skip rate (%) "
+        f"that remains at budget {eps:g} by the number of prompts, over {repetitions} random subsets of the recorded "
+        f"prompts (all of them once); at 0 nothing is certified. {style.evidence(inputs)} No link enters."
     )
     return figure, caption

@@ -45,14 +45,26 @@ def draw(inputs, width):
                 "--",
                 "^",
             ),
-            f"TV ≤ {THETA:g}": (offline_by_bound(records, THETA), online_by_bound(records, THETA), style.BLUE, "-", "o"),
+            f"TV ≤ {THETA:g}": (
+                offline_by_bound(records, THETA),
+                online_by_bound(records, THETA),
+                style.BLUE,
+                "-",
+                "o",
+            ),
         }
         for label, (offline, online, colour, dashes, marker) in chosen.items():
             sizes = np.sort(np.maximum(records.k_grid[online.at], 1))
             share = np.arange(1, len(sizes) + 1) / len(sizes)
             bottom.step(sizes, 100 * share, where="post", color=colour, linestyle=dashes, label=f"online $k$*, {label}")
             single = int(records.k_grid[offline.at])
-            mark = {"marker": marker, "markersize": 7 if marker == "^" else 4, "markerfacecolor": "white", "clip_on": False, "zorder": 4}
+            mark = {
+                "marker": marker,
+                "markersize": 7 if marker == "^" else 4,
+                "markerfacecolor": "white",
+                "clip_on": False,
+                "zorder": 4,
+            }
             bottom.plot(single, 0, color=colour, linestyle="", label=f"offline $k$*, {label}", **mark)
         notes.append(f"{domain}: {len(prompt)} positions")
         top.set(xscale="log", yscale="log", ylim=(3e-5, 3))
@@ -62,12 +74,13 @@ def draw(inputs, width):
     style.legend_above(figure, axes, 2 if style.stacked(width) else 4)
     caption = (
         f"Distortion that truncation to the k largest of {inputs.calibration.vocab_size:,} entries adds, per token, "
-        f"without unit, and the sizes that rules choose. {style.evidence(inputs)} The exact bias of cu-hlm-offline without "
-        f"skipping was recorded on a random subset ({'; '.join(notes)}), over which the bound is shown once more. Bands: "
-        f"{LEVEL:.0%} intervals by a bootstrap over prompts. The surrogate is no bound. Recorded TV(x, x_hat_k) is rounded up to multiples of "
-        f"{GRID_STEP:.2g}, at which the bound levels off; at k = |V| nothing is added. Below: distribution over positions "
-        f"of the size chosen online (lines), and the one size chosen offline (marks on the axis), by mean U <= {SURROGATE_THETA:g} "
-        f"as published and by mean TV(x, x_hat_k) <= {THETA:g}; a size of 0 is shown as 1."
+        f"without unit, and the sizes that rules choose. {style.evidence(inputs)} The exact bias of cu-hlm-offline "
+        f"without skipping was recorded on a random subset ({'; '.join(notes)}), over which the bound is shown once "
+        f"more. Bands: {LEVEL:.0%} intervals by a bootstrap over prompts. The surrogate is no bound. Recorded TV(x, "
+        f"x_hat_k) is rounded up to multiples of {GRID_STEP:.2g}, at which the bound levels off; at k = |V| nothing is "
+        "added. Below: distribution over positions of the size chosen online (lines), and the one size chosen offline "
+        f"(marks on the axis), by mean U <= {SURROGATE_THETA:g} as published and by mean TV(x, x_hat_k) <= {THETA:g}; "
+        "a size of 0 is shown as 1."
     )
     return figure, caption
 

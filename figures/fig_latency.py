@@ -17,7 +17,7 @@ PARTS = {
 def draw(inputs, width):
     """Stacked bars, a panel a domain."""
     rows, domains, narrow = inputs.data("points"), inputs.domains, style.stacked(width)
-    modes = [mode for mode in style.MODES][::-1]
+    modes = list(style.MODES)[::-1]
     figure, axes = style.panels(width, 1, len(domains), 2.3 if narrow else 2.5, sharex=True, sharey=True)
     for ax, domain in zip(axes[0], domains, strict=True):
         own = {row["mode"]: row for row in rows if (row["domain"], row["link"]) == (domain, LINK)}
@@ -33,17 +33,24 @@ def draw(inputs, width):
             span = own[mode]["throughput_ci"]
             if span is not None and span[0] < span[1]:
                 low, high = 1e3 / span[1], 1e3 / span[0]
-                ax.plot((low, high), (place, place), color=style.VERMILLION, linewidth=1.6, solid_capstyle="butt", label=INTERVAL)
+                ax.plot(
+                    (low, high),
+                    (place, place),
+                    color=style.VERMILLION,
+                    linewidth=1.6,
+                    solid_capstyle="butt",
+                    label=INTERVAL,
+                )
         ax.set(title=domain, xlabel="time per token (ms)")
         ax.tick_params(axis="y", length=0)
     style.legend_above(figure, axes, 3 if narrow else 6, order=[*(label for label, *_ in PARTS.values()), INTERVAL])
     one = next(row for row in rows if row["link"] == LINK)
     caption = (
-        "Mean time of a token (ms) and its parts: a step of the SLM, the gate, the message on the uplink, the round trip, "
-        f"and the LLM's passes, catching up on skipped tokens included. {style.evidence(inputs)} Link: {one['channel']} "
-        f"fading, {one['bandwidth_hz'] / 1e6:g} MHz at a mean SNR of {one['snr_db']:g} dB, round trip "
-        f"{1e3 * one['rtt_s']:g} ms, which llm pays once an answer. Bias budget {one['max_bias']:g} per token but for slm and "
-        "random; random skips as often as cu-hlm-offline. Red: 95% intervals of the whole over prompts, compute times held "
-        "fixed."
+        "Mean time of a token (ms) and its parts: a step of the SLM, the gate, the message on the uplink, the round "
+        f"trip, and the LLM's passes, catching up on skipped tokens included. {style.evidence(inputs)} Link: "
+        f"{one['channel']} fading, {one['bandwidth_hz'] / 1e6:g} MHz at a mean SNR of {one['snr_db']:g} dB, round trip "
+        f"{1e3 * one['rtt_s']:g} ms, which llm pays once an answer. Bias budget {one['max_bias']:g} per token but for "
+        "slm and random; random skips as often as cu-hlm-offline. Red: 95% intervals of the whole over prompts, "
+        "compute times held fixed."
     )
     return figure, caption

@@ -65,10 +65,10 @@ def draw(inputs, width):
     ]
     figure.legend(handles=patches, loc="outside upper center", ncols=len(patches) if len(patches) < 5 else 3)
     caption = (
-        "The fastest mode within the bias budget (total variation per token), over the round trip and the budget, for each "
-        "domain and rate of the uplink; lines: its throughput over that of llm on the same link, where a hybrid wins. "
-        f"{style.evidence(inputs)} Link: constant rate, round trip as shown. Certified thresholds, mean-latency accounting. "
-        f"Solved on a grid of {len(trips)} round trips and {len(budgets)} budgets; borders follow its cells, and no "
-        "intervals are drawn."
+        "The fastest mode within the bias budget (total variation per token), over the round trip and the budget, for "
+        "each domain and rate of the uplink; lines: its throughput over that of llm on the same link, where a hybrid "
+        f"wins. {style.evidence(inputs)} Link: constant rate, round trip as shown. Certified thresholds, mean-latency "
+        f"accounting. Solved on a grid of {len(trips)} round trips and {len(budgets)} budgets; borders follow its "
+        "cells, and no intervals are drawn."
     )
     return figure, caption

@@ -32,12 +32,13 @@ def draw(inputs, width):
     style.legend_above(figure, axes, 3 if narrow else 10)
     one = rows[0]
     caption = (
-        "Throughput (tokens per second) against bias (total variation per token; exact or a proved bound): of every mode the "
-        f"points that none of its own beats, as steps, since the solver offers nothing between them, over budgets from {min(r['max_bias'] for r in rows):g} to {max(r['max_bias'] for r in rows):g}; slm, llm, "
-        "query and hlm may be single points. The bias axis is linear below 0.01 and logarithmic above; dashed: throughput of "
-        f"llm. {style.evidence(inputs)} Link: AWGN, {one['bandwidth_hz'] / 1e6:g} MHz at {one['snr_db']:g} dB, no round trip. "
-        "Certified thresholds, mean-latency accounting. All values are stated by the solver from the records, none is "
-        "measured by decoding; no intervals are drawn, those at a budget stand in the table of modes."
+        "Throughput (tokens per second) against bias (total variation per token; exact or a proved bound): of every "
+        "mode the points that none of its own beats, as steps, since the solver offers nothing between them, over "
+        f"budgets from {min(r['max_bias'] for r in rows):g} to {max(r['max_bias'] for r in rows):g}; slm, llm, query "
+        "and hlm may be single points. The bias axis is linear below 0.01 and logarithmic above; dashed: throughput "
+        f"of llm. {style.evidence(inputs)} Link: AWGN, {one['bandwidth_hz'] / 1e6:g} MHz at {one['snr_db']:g} dB, no "
+        "round trip. Certified thresholds, mean-latency accounting. All values are stated by the solver from the "
+        "records, none is measured by decoding; no intervals are drawn, those at a budget stand in the table of modes."
     )
     return figure, caption
 

@@ -29,7 +29,9 @@ def draw(inputs, width):
         axes[0, 1].plot(sizes, np.array(bits) / reference, zorder=3 if marker == "" else 2, **look)
     whole, coarse = dense_bits(size, B_PROB), coarse_bits(1, size, B_PROB)
     axes[0, 0].plot([size], [whole], color=style.BLACK, marker="s", linestyle="", label="dense, all entries")
-    axes[0, 0].axhline(coarse, color=style.GREEN, linewidth=1.3, linestyle="-.", label=f"coarse, one entry: {coarse} bits")
+    axes[0, 0].axhline(
+        coarse, color=style.GREEN, linewidth=1.3, linestyle="-.", label=f"coarse, one entry: {coarse} bits"
+    )
     axes[0, 1].plot([size], [whole / reference[-1]], color=style.BLACK, marker="s", linestyle="")
     axes[0, 0].set(ylabel="bits of an upload", yscale="log")
     axes[0, 1].set(ylabel="bits over published", ylim=(0, 1.05))
@@ -40,14 +42,14 @@ def draw(inputs, width):
     style.letter(axes)
     style.legend_above(figure, axes, 2 if narrow else 3)
     caption = (
-        f"(a) Bits of an upload of k out of {size:,} entries at {B_PROB} bits a probability; (b) the same over the published "
-        "format, k (b + ceil(log2 |V|)). Compact messages name the set of entries by its rank; masses follow in bits of "
-        "their own, or together as a type, a vector of counts, by its rank. The entropy limit is that of a set and a type "
-        f"drawn evenly, log2 C(|V|, k) + log2 C(N + k, k), N = {2**B_PROB - 1}. A coarse message holds the skippable "
-        "entries only, one as a rule, whatever k would be. Bits say nothing of loss: with so few counts a type of many entries "
-        "rounds most of them to zero. Data: the size of the vocabulary of pair "
-        f"{inputs.calibration.pair}; lengths are those of the codec, exact, so there are no intervals, and they depend on no "
-        "link and no budget."
+        f"(a) Bits of an upload of k out of {size:,} entries at {B_PROB} bits a probability; (b) the same over the "
+        "published format, k (b + ceil(log2 |V|)). Compact messages name the set of entries by its rank; masses "
+        "follow in bits of their own, or together as a type, a vector of counts, by its rank. The entropy limit is "
+        f"that of a set and a type drawn evenly, log2 C(|V|, k) + log2 C(N + k, k), N = {2**B_PROB - 1}. A coarse "
+        "message holds the skippable entries only, one as a rule, whatever k would be. Bits say nothing of loss: with "
+        "so few counts a type of many entries rounds most of them to zero. Data: the size of the vocabulary of pair "
+        f"{inputs.calibration.pair}; lengths are those of the codec, exact, so there are no intervals, and they depend "
+        "on no link and no budget."
     )
     return figure, caption
 

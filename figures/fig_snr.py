@@ -33,9 +33,10 @@ def draw(inputs, width):
     one = rows[0]
     caption = (
         "Throughput (tokens per second) of every mode, each at its own best point, and throughput over that of hlm "
-        f"(dense law, 8 bits an entry). {style.evidence(inputs)} Link: {one['bandwidth_hz'] / 1e6:g} MHz, no round trip; "
-        "AWGN at capacity, Rayleigh fading with the fixed rate of the largest goodput and retransmissions, over its mean "
-        f"SNR. Bias budget {one['max_bias']:g} per token, certified thresholds, mean-latency accounting. The curves follow "
-        "from the recorded skip rates and times; no intervals are drawn, those of throughput stand in the table of modes."
+        f"(dense law, 8 bits an entry). {style.evidence(inputs)} Link: {one['bandwidth_hz'] / 1e6:g} MHz, no round "
+        "trip; AWGN at capacity, Rayleigh fading with the fixed rate of the largest goodput and retransmissions, over "
+        f"its mean SNR. Bias budget {one['max_bias']:g} per token, certified thresholds, mean-latency accounting. The "
+        "curves follow from the recorded skip rates and times; no intervals are drawn, those of throughput stand in "
+        "the table of modes."
     )
     return figure, caption

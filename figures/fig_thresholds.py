@@ -26,7 +26,9 @@ def draw(inputs, width):
         posed = inputs.posed(domain, max_bias=BUDGET)
         gate, grid = posed.problem.gate, threshold_grid()
         records = gate.records
-        shares, edges = np.histogram(records.u_bar, BINS, (0.0, 1.0), weights=np.full(records.n_tokens, 100 / records.n_tokens))
+        shares, edges = np.histogram(
+            records.u_bar, BINS, (0.0, 1.0), weights=np.full(records.n_tokens, 100 / records.n_tokens)
+        )
         column[0].stairs(shares, edges, fill=True, color=style.PALE)
         column[0].set_title(domain)
         counts = ClusterBootstrap.draw(records.n_prompts, np.random.default_rng(0)).counts
@@ -61,11 +63,11 @@ def draw(inputs, width):
     order = [*thresholds, BAND]
     style.legend_above(figure, axes, 2 if style.stacked(width) else 5, order=order)
     caption = (
-        "Law of the integral uncertainty of drafts (bins of equal width), and what a threshold on it does: share of "
-        f"tokens kept, and skip risk per token, a total variation. {style.evidence(inputs)} Blue bands: {LEVEL:.0%} "
-        "intervals by a bootstrap over prompts. Vertical lines: the published thresholds "
-        f"({PUBLISHED}, made for another pair and for sampled uncertainty), the largest threshold whose recorded risk is "
-        f"within the budget of {BUDGET:g} (dotted), and the certified one (conformal risk control); the green band holds "
+        "Law of the integral uncertainty of drafts (% in bins of equal width), and what a threshold on it does: share "
+        f"of tokens kept (%), and skip risk (total variation per token). {style.evidence(inputs)} Blue bands: "
+        f"{LEVEL:.0%} intervals by a bootstrap over prompts. Vertical lines: the published thresholds ({PUBLISHED}, "
+        "made for another pair and for sampled uncertainty), the largest threshold whose recorded risk is within the "
+        f"budget of {BUDGET:g} (dotted), and the certified one (conformal risk control); the green band holds "
         f"{LEVEL:.0%} of the certified thresholds of resampled prompts: {', '.join(notes)}. Curves end where the "
         "recorded tokens no longer hold all that a threshold keeps."
     )

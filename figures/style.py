@@ -1,4 +1,4 @@
-"""Shared look of the figures: IEEE widths, Times-like type of 7 to 8 pt, colours that survive colour blindness and grey.
+"""Shared look of the figures: IEEE widths, Times-like type of 7 to 8 pt, colours for colour blindness and for grey.
 
 Colours are those of Okabe and Ito; wherever colour tells things apart, a marker, a line style or a hatch does so too.
 """
@@ -53,6 +53,7 @@ mpl.rcParams.update(
         "legend.labelspacing": 0.3,
         "legend.borderaxespad": 0.2,
         "hatch.linewidth": 0.5,
+        "hatch.color": "#4D4D4D",
         "figure.constrained_layout.use": True,
         "figure.constrained_layout.h_pad": 0.03,
         "figure.constrained_layout.w_pad": 0.03,

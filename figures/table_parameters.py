@@ -43,7 +43,10 @@ def table(inputs):
             for n, seconds in times.llm_pass_s.items()
         ]
     if floor is not None:
-        lines += [("numeric floor, SLM", f"{floor.slm:.4f}", "mean TV"), ("numeric floor, LLM", f"{floor.llm:.4f}", "mean TV")]
+        lines += [
+            ("numeric floor, SLM", f"{floor.slm:.4f}", "mean TV"),
+            ("numeric floor, LLM", f"{floor.llm:.4f}", "mean TV"),
+        ]
     lines += [
         ("bias budget", f"{problem.budget:g}", "TV per token"),
         ("policy", str(problem.policy), ""),
@@ -53,8 +56,8 @@ def table(inputs):
         ("resamples of a bootstrap, level", f"{RESAMPLES}, {LEVEL:.0%}", ""),
     ]
     caption = (
-        f"Parameters of the pair {calibration.pair} as recorded, and of the solver by default. Times are medians on the "
-        "machine that recorded; the numeric floor is the mean total variation between two ways to read the same prefix. "
-        "No intervals are given: these are settings and counts, or medians."
+        f"Parameters of the pair {calibration.pair} as recorded, and of the solver by default. Times are medians on "
+        "the machine that recorded; the numeric floor is the mean total variation between two ways to read the same "
+        "prefix. No intervals are given: these are settings and counts, or medians."
     )
     return Table(head=("parameter", "value", "unit"), rows=lines, caption=caption)

@@ -31,7 +31,14 @@ app.add_typer(pairs.app, name="pairs")
 
 # Typer carries a copy of click in some releases and imports it in others; either way this is its ClickException.
 _UsageError: type[Any] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
-_EXTRAS = {"llama_cpp": "edge", "torch": "models", "transformers": "models", "gguf": "models", "sympy": "proofs", "matplotlib": "figures"}
+_EXTRAS = {
+    "llama_cpp": "edge",
+    "torch": "models",
+    "transformers": "models",
+    "gguf": "models",
+    "sympy": "proofs",
+    "matplotlib": "figures",
+}
 
 
 def _version(value: bool) -> None:

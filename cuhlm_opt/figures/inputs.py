@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +21,7 @@ from cuhlm_opt.figures.scripts import Kind, Script
 from cuhlm_opt.records import Records, read_metadata, read_records, sha256_of
 from cuhlm_opt.resources import calibration_dir
 from cuhlm_opt.solve.load import CALIBRATION, RECORDS, find_calibration, fingerprint
-from cuhlm_opt.solve.options import Options, Posed, pose
+from cuhlm_opt.solve.options import Posed, pose
 
 _MADE_OF = b"cuhlm_opt_figures"
 _PUBLISHED = "published-"
@@ -80,13 +80,13 @@ class Inputs:
         """Metadata of the records."""
         return read_metadata(self.rows)
 
-    def posed(self, domain: str, **options: Unpack[Options]) -> Posed:
-        """The problem that `solve` would pose for one domain; without a channel of its own on an arbitrary link."""
+    def posed(self, domain: str, max_bias: float = 0.02) -> Posed:
+        """The problem that `solve` would pose for one domain and budget, on an arbitrary link."""
         self._declare("records")
-        key = ("posed", domain, json.dumps(options, sort_keys=True))
+        key = ("posed", domain, max_bias)
         if key not in self._read:
-            link: Options = {"bandwidth_hz": 1e6}
-            self._read[key] = pose(str(self.calibration_folder), **(link | {"domain": domain} | options))  # type: ignore[misc]
+            folder = str(self.calibration_folder)
+            self._read[key] = pose(folder, bandwidth_hz=1e6, domain=domain, max_bias=max_bias)
         return self._read[key]
 
     @property

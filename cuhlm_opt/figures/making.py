@@ -1,13 +1,13 @@
-"""Make figures and tables: draw, write in each format with fixed bytes, and keep a manifest of what they were made of."""
+"""Make figures and tables: draw, write with fixed bytes, and keep a manifest of what they were made of."""
 
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cuhlm_opt.errors import InputError, RunError, unknown_name
 from cuhlm_opt.figures.inputs import DEFAULT_CALIBRATION, Inputs
@@ -110,6 +110,8 @@ def _contents(
             table: Table = module.table(inputs)
             return {"md": table.markdown, "tex": table.latex(script.name)}, _wrapped(table.caption)
         figure, caption = module.draw(inputs, width.inches)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # laid out once: a format does not depend on those written before
         return {each: _rendered(figure, each, script.name) for each in formats}, _wrapped(caption)
     except (InputError, RunError, MemoryError):
         raise
@@ -180,7 +182,7 @@ def read_manifest(out: Path) -> dict[str, dict[str, str]]:
     return found
 
 
-def _write_manifest(out: Path, identities: Mapping[str, Any]) -> None:
+def _write_manifest(out: Path, identities: dict[str, dict[str, str]]) -> None:
     """Add to the manifest."""
     known = read_manifest(out) | identities
     write_atomically(out / MANIFEST, json.dumps(known, indent=1, sort_keys=True) + "\n")

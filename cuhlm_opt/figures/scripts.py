@@ -46,7 +46,9 @@ class Script:
             values = {node.targets[0].id: node.value for node in tree.body if _assigns_a_name(node)}  # type: ignore[attr-defined]
             reads = ast.literal_eval(values["READS"])
         except (SyntaxError, ValueError, LookupError) as error:
-            raise RunError(f"{path}: a figure's script needs a docstring and READS = (...), its inputs: {error}") from None
+            raise RunError(
+                f"{path}: a figure's script needs a docstring and READS = (...), its inputs: {error}"
+            ) from None
         name = rest.replace("_", "-")
         return cls(
             name=f"table-{name}" if kind == Kind.TABLE else name,

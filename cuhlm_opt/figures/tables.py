@@ -26,12 +26,16 @@ class Table:
     caption: str
     text_columns: int = 1
     """Columns that hold words, on the left; the others hold numbers and are set to the right."""
+    size: str = "footnotesize"
+    """Type size in LaTeX."""
 
     @property
     def markdown(self) -> str:
         """The table in Markdown."""
         rule = ["---"] * self.text_columns + ["---:"] * (len(self.head) - self.text_columns)
-        return "".join(f"| {' | '.join(_markdown_text(cell) for cell in row)} |\n" for row in (self.head, rule, *self.rows))
+        return "".join(
+            f"| {' | '.join(_markdown_text(cell) for cell in row)} |\n" for row in (self.head, rule, *self.rows)
+        )
 
     def latex(self, label: str) -> str:
         r"""The table as a `table*` for `\input`, with `\usepackage{booktabs}`."""
@@ -46,6 +50,7 @@ class Table:
             r"% Needs \usepackage{booktabs}.",
             r"\begin{table*}",
             r"\centering",
+            rf"\{self.size}\setlength{{\tabcolsep}}{{4pt}}",
             rf"\caption{{{_latex_cell(' '.join(self.caption.split()))}}}",
             rf"\label{{tab:{label.removeprefix('table-')}}}",
             rf"\begin{{tabular}}{{@{{}}{columns}@{{}}}}",

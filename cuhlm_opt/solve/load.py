@@ -61,6 +61,7 @@ def fingerprint(name: str) -> str:
 
 
 def find_calibration(name: str) -> Path:
+    """Folder of a shipped calibration, or `name` itself where that is a folder; InputError otherwise."""
     if name in shipped():
         return calibration_dir() / "recorded" / name
     folder = Path(name).expanduser()
