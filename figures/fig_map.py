@@ -24,7 +24,7 @@ LEVELS = (1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 
 
 def draw(inputs, width):
-    """A panel a domain and rate; contours of the throughput over that of `llm` where a hybrid wins."""
+    """A panel a domain and rate; contours of the throughput of `coarse` over that of `llm` where a hybrid wins."""
     rows, domains, narrow = inputs.data("map"), inputs.domains, style.stacked(width)
     links = sorted({row["bandwidth_hz"] for row in rows})
     shape = (len(domains), len(links)) if narrow else (1, len(domains) * len(links))
@@ -39,7 +39,9 @@ def draw(inputs, width):
             at = budgets.index(row["max_bias"]), trips.index(row["rtt_s"])
             winner[at] = names.index(row["mode"])
             if row["mode"] not in ("slm", "llm"):
-                speedup[at] = row["throughput_tokens_per_s"] / speed[row["max_bias"], row["rtt_s"], "llm"]
+                speedup[at] = (
+                    speed[row["max_bias"], row["rtt_s"], "coarse"] / speed[row["max_bias"], row["rtt_s"], "llm"]
+                )
         won |= {names[int(index)] for index in np.unique(winner)}
         colours, milliseconds = ListedColormap([colour for colour, _ in FILLS.values()]), [1e3 * trip for trip in trips]
         ax.pcolormesh(
@@ -66,9 +68,9 @@ def draw(inputs, width):
     figure.legend(handles=patches, loc="outside upper center", ncols=len(patches) if len(patches) < 5 else 3)
     caption = (
         "The fastest mode within the bias budget (total variation per token), over the round trip and the budget, for "
-        "each domain and rate of the uplink; lines: its throughput over that of llm on the same link, where a hybrid "
-        f"wins. {style.evidence(inputs)} Link: constant rate, round trip as shown. Certified thresholds, mean-latency "
-        f"accounting. Solved on a grid of {len(trips)} round trips and {len(budgets)} budgets; borders follow its "
-        "cells, and no intervals are drawn."
+        "each domain and rate of the uplink; lines: throughput of coarse over that of llm on the same link, where a "
+        f"hybrid wins. {style.evidence(inputs)} Link: constant rate, round trip as shown. Certified thresholds, "
+        f"mean-latency accounting. Solved on a grid of {len(trips)} round trips and {len(budgets)} budgets; borders "
+        "follow its cells, and no intervals are drawn."
     )
     return figure, caption

@@ -1,7 +1,8 @@
 """What a figure may read: recorded results only, each of them checked to belong to the calibration.
 
 Names of inputs: `calibration`; `records`, with the calibration; `published`, the published linear models;
-`measured/NAME`, a JSON file of long measurements; `data/NAME`, a table that `data_NAME.py` made.
+`measured/NAME`, a JSON file of long measurements; `data/NAME`, a table that `data_NAME.py` made. With a question mark
+behind it, an input may be missing.
 """
 
 import json
@@ -25,6 +26,8 @@ from cuhlm_opt.solve.options import Posed, pose
 
 _MADE_OF = b"cuhlm_opt_figures"
 _PUBLISHED = "published-"
+_MISSING = "missing"
+"""In place of the hash of an input that may be missing."""
 
 
 class Inputs:
@@ -103,6 +106,14 @@ class Inputs:
         own = self._own_part(found)
         return found | {"recorded": own}
 
+    def measured_if_any(self, name: str) -> dict[str, Any] | None:
+        """A long measurement that is declared as `measured/<name>?`; None where these records have none."""
+        self._declare(f"measured/{name}?")
+        if self.sha256(f"measured/{name}?") == _MISSING:
+            return None
+        found: dict[str, Any] = json.loads(self._measured_path(name).read_text())
+        return found | {"recorded": self._own_part(found)}
+
     def data(self, name: str) -> list[dict[str, Any]]:
         """Rows of a table that `data_<name>.py` made of this very calibration."""
         self._declare(f"data/{name}")
@@ -118,6 +129,11 @@ class Inputs:
         Raises:
             InputError: it is missing, or of another calibration; the message names the command that makes it.
         """
+        if name.endswith("?"):
+            try:
+                return self.sha256(name.removesuffix("?"))
+            except InputError:
+                return _MISSING
         kind, _, rest = name.partition("/")
         if kind == "measured":
             return sha256_of(self._measured_path(rest))

@@ -1,8 +1,8 @@
 """What decoding really does at solved operating points, on prompts that were not recorded: throughput and bias.
 
 Compute times are those of the calibration, applied to the steps that were taken, so that the load of the machine does
-not enter; the link is priced. The point is solved for answers of the length that is decoded. The bias is the skip risk met,
-which the LLM learns where it reads skipped tokens, plus the bounds on truncation and rounding at the positions met.
+not enter; the link is priced. The point is solved for answers of the length that is decoded. The bias is the skip risk
+met, which the LLM learns where it reads skipped tokens, plus the bounds on truncation and rounding at the positions met.
 Intervals are bootstraps over prompts.
 
 python tests/long/measure_decodes.py --out figures/measured/decodes.json
