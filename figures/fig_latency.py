@@ -50,7 +50,7 @@ def draw(inputs, width):
         f"trip, and the LLM's passes, catching up on skipped tokens included. {style.evidence(inputs)} Link: "
         f"{one['channel']} fading, {one['bandwidth_hz'] / 1e6:g} MHz at a mean SNR of {one['snr_db']:g} dB, round trip "
         f"{1e3 * one['rtt_s']:g} ms, which llm pays once an answer. Bias budget {one['max_bias']:g} per token but for "
-        "slm and random; random skips as often as cu-hlm-offline. Red: 95% intervals of the whole over prompts, "
-        "compute times held fixed."
+        "slm and random; random skips as often as cu-hlm-offline. Bars at the ends: 95% intervals of the whole over "
+        "prompts, compute times held fixed."
     )
     return figure, caption

@@ -42,9 +42,9 @@ def draw(inputs, width):
     caption = (
         f"Sampled uncertainty u, the share of M = {samples} perturbed draws that differ from the draft, against its "
         f"mean as an integral; both without unit. {style.evidence(inputs)} (a) One point a token of domain {shown}, "
-        "moved by less than half of 1/M so that equal ones can be seen; dashed: equality; red lines: +- 1.96 standard "
-        f"deviations. (b) Root mean square of u - u_bar in bins of u_bar, with {LEVEL:.0%} intervals by a bootstrap "
-        "over prompts, and the law of independent temperatures."
+        "moved by less than half of 1/M so that equal ones can be seen; dashed: equality; solid lines: +- 1.96 "
+        f"standard deviations. (b) Root mean square of u - u_bar in bins of u_bar, with {LEVEL:.0%} intervals by a "
+        "bootstrap over prompts, and the law of independent temperatures."
     )
     return figure, caption
 

@@ -55,7 +55,8 @@ def draw(inputs, width):
             for label, (value, colour, dashes) in thresholds.items():
                 if value is not None:
                     ax.axvline(value, color=colour, linestyle=dashes, linewidth=1.1, label=label)
-        notes.append(f"{domain} {certified:.3f} ({band[0]:.3f} to {band[1]:.3f})")
+        found = "none" if certified is None else f"{certified:.3f}"
+        notes.append(f"{domain} {found} ({band[0]:.3f} to {band[1]:.3f})")
     axes[0, 0].set_ylabel("tokens (%)")
     axes[1, 0].set(ylabel="skip rate (%)", ylim=(0, 100))
     axes[2, 0].set(ylabel="risk E[$s\\beta$]", yscale="log", ylim=(1e-4, 0.5), xlim=(0, 1), xticks=(0, 0.5, 1))

@@ -170,11 +170,10 @@ class Inputs:
         for path in paths:
             if "recorded" not in (found := json.loads(path.read_text())) or self._own_part(found) is not None:
                 return path
-        state = "was measured on other records" if paths else "is missing"
-        raise InputError(
-            f"{relative} {state}, not on those of --calibration {self.name!r}; "
-            f"python tests/long/measure_{name}.py --out {self.out / relative} measures it, in a checkout"
-        )
+        own = f"was measured on other records than those of --calibration {self.name!r}"
+        state = own if paths else "is missing"
+        command = f"python tests/long/measure_{name}.py --out {self.out / relative}"
+        raise InputError(f"{relative} {state}; {command} measures it, in a checkout")
 
     def _own_part(self, measured: Mapping[str, Any]) -> Any:
         """The part of a measurement that used these records."""

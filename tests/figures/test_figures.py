@@ -156,6 +156,22 @@ def test_what_a_script_reads_must_be_declared(few, tmp_path):
         Script.of(path)
 
 
+def test_an_input_with_a_question_mark_may_be_missing(few, tmp_path):
+    path = few / "fig_one.py"
+    text = path.read_text().replace('measured/heights"', 'measured/heights?"')
+    path.write_text(
+        text.replace('inputs.measured("heights")["heights"]', 'list(inputs.measured_if_any("heights") or ())')
+    )
+    scripts, inputs = list(find_scripts(few).values()), inputs_of(few, tmp_path / "out")
+    heights = few / "measured/heights.json"
+    content = heights.read_text()
+    heights.unlink()
+    make(scripts, inputs, formats=["svg"])
+    check(scripts, inputs)
+    heights.write_text(content)
+    assert stale(scripts, inputs) == {"one": "measured/heights? changed"}
+
+
 def test_a_script_that_fails_is_one_line(few, tmp_path):
     (few / "fig_one.py").write_text(
         '"""Fails."""\nREADS = ("calibration",)\ndef draw(inputs, width):\n    return 1 / 0\n'

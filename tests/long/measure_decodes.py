@@ -2,7 +2,7 @@
 
 Compute times are those of the calibration, applied to the steps that were taken, so that the load of the machine does
 not enter; the link is priced. The point is solved for answers of the length that is decoded. The bias is the skip risk
-met, which the LLM learns where it reads skipped tokens, plus the bounds on truncation and rounding at the positions met.
+met, which the LLM learns where it reads skipped tokens, and the bounds on truncation and rounding at these positions.
 Intervals are bootstraps over prompts.
 
 python tests/long/measure_decodes.py --out figures/measured/decodes.json
