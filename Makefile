@@ -5,7 +5,7 @@ OUT ?= demo-out
 PAIR := qwen2.5-coder
 RECORDED := calibration/recorded
 
-.PHONY: demo test lint types unit bench measure readme calibration clean
+.PHONY: demo test lint types unit bench measure readme figures figures-data figures-check calibration clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
@@ -33,7 +33,7 @@ demo: .venv/.edge
 	@echo "  operating-point.json            what to run on a 10 MHz uplink, and why"
 	@echo "The shipped calibration rests on more prompts: $(BIN)/cuhlm-opt solve --bandwidth 10MHz"
 
-test: lint types unit
+test: lint types figures-check unit
 
 lint: .venv/.dev
 	$(BIN)/ruff check
@@ -54,7 +54,20 @@ measure: .venv/.dev
 	CUHLM_HYPOTHESIS=long $(BIN)/python -m pytest -n auto $$(grep -rl "@given" tests)
 	$(BIN)/python tests/long/measure_coverage.py --recorded $(RECORDED)/$(PAIR) --out figures/measured/coverage.json
 	$(BIN)/python tests/long/measure_adaptive.py --out figures/measured/adaptive.json
+	$(BIN)/python tests/long/measure_decodes.py --out figures/measured/decodes.json
 	$(BIN)/python tests/long/measure_mutations.py --out figures/measured/mutations.json
+
+# Figures and tables for a paper, from recorded results: under two minutes. Captions, tables and the manifest are committed.
+figures: .venv/.dev
+	$(BIN)/cuhlm-opt figures --out figures/out
+
+# The sweeps behind them: a few minutes; what is up to date stays.
+figures-data: .venv/.dev
+	$(BIN)/cuhlm-opt figures-data --out figures
+
+# `make test` fails where one is stale: another script, style or input than the manifest's.
+figures-check: .venv/.dev
+	$(BIN)/cuhlm-opt figures --check --out figures/out
 
 # The README's tables come from the shipped records; `make test` fails where one is stale.
 readme: .venv/.dev

@@ -23,3 +23,13 @@ def derivations_dir() -> Path:
     """
     installed = _PACKAGE / "data" / "derivations"
     return installed if installed.is_dir() else _PACKAGE.parent / "derivations"
+
+
+def figures_dir() -> Path:
+    """Folder of the figures, one script each, with the cached tables and measurements that they read.
+
+    >>> (figures_dir() / "style.py").is_file()
+    True
+    """
+    installed = _PACKAGE / "data" / "figures"
+    return installed if installed.is_dir() else _PACKAGE.parent / "figures"

@@ -69,3 +69,15 @@ def test_tiny_pair_decodes_without_any_backend(installed):
     done = run(installed, "cuhlm-opt", "decode", "--pair", "tiny", "--json", "abc")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["n_tokens"] > 0
+
+
+def test_figures_are_listed_and_say_which_extra_draws_them(installed):
+    done = run(installed, "cuhlm-opt", "figures", "--list")
+    assert done.returncode == 0, done.stderr
+    assert "pareto" in done.stdout
+    done = run(installed, "cuhlm-opt", "figures", "table-modes", "--out", "tables")
+    assert done.returncode == 0, done.stderr
+    done = run(installed, "cuhlm-opt", "figures", "pareto", "--out", "drawn")
+    assert done.returncode == 1
+    assert "cuhlm-opt[figures]" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

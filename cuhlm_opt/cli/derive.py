@@ -1,7 +1,6 @@
 """`cuhlm-opt derive`: run every derivation, print what was proved and how."""
 
 import json as json_format
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cuhlm_opt.errors import RunError
+from cuhlm_opt.latex import latex_text
 from cuhlm_opt.resources import derivations_dir
 
 
@@ -121,30 +121,6 @@ def _print_table(derived: Sequence[Derived]) -> None:
         )
     console.print(table, highlight=False)
     console.print(f"{sum(d.holds for d in derived)} of {len(derived)} hold", highlight=False)
-
-
-_LATEX_TEXT = {
-    "\\": r"\textbackslash{}",
-    "<=": r"$\le$",
-    ">=": r"$\ge$",
-    "<": "$<$",
-    ">": "$>$",
-    "|": r"$|$",
-    "^": r"\textasciicircum{}",
-    "~": r"$\sim$",
-    "*": r"$*$",
-    **{character: f"\\{character}" for character in "_{}&%#$"},
-}
-_LATEX_PATTERN = re.compile("|".join(re.escape(text) for text in sorted(_LATEX_TEXT, key=len, reverse=True)))
-
-
-def latex_text(text: str) -> str:
-    r"""Plain text as LaTeX text.
-
-    >>> latex_text("TV <= E[s_d]")
-    'TV $\\le$ E[s\\_d]'
-    """
-    return _LATEX_PATTERN.sub(lambda match: _LATEX_TEXT[match.group()], text)
 
 
 def latex_appendix(derived: Sequence[Derived]) -> str:

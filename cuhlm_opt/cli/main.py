@@ -12,6 +12,7 @@ from cuhlm_opt.cli.calibrate import calibrate, fit
 from cuhlm_opt.cli.cell import cell
 from cuhlm_opt.cli.decode import decode
 from cuhlm_opt.cli.derive import derive
+from cuhlm_opt.cli.figures import figures, figures_data
 from cuhlm_opt.cli.simulate import simulate
 from cuhlm_opt.cli.solve import solve
 from cuhlm_opt.cli.sweep import sweep
@@ -25,13 +26,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (calibrate, fit, solve, sweep, simulate, cell, decode, derive):
+for command in (calibrate, fit, solve, sweep, simulate, cell, decode, derive, figures, figures_data):
     app.command()(command)
 app.add_typer(pairs.app, name="pairs")
 
 # Typer carries a copy of click in some releases and imports it in others; either way this is its ClickException.
 _UsageError: type[Any] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
-_EXTRAS = {"llama_cpp": "edge", "torch": "models", "transformers": "models", "gguf": "models", "sympy": "proofs"}
+_EXTRAS = {
+    "llama_cpp": "edge",
+    "torch": "models",
+    "transformers": "models",
+    "gguf": "models",
+    "sympy": "proofs",
+    "matplotlib": "figures",
+}
 
 
 def _version(value: bool) -> None:

@@ -71,3 +71,8 @@ class PointProgress(_Shown):
         rate = (done - self._first) / self._elapsed_s()
         left = f", {(self._total - done) / rate:.0f} s left" if rate > 0 and done < self._total else ""
         self._show(done, f"{done}/{self._total} points, {rate:.1f} points/s", left)
+
+
+def note(text: str) -> None:
+    """One line on stderr."""
+    print(text, file=sys.stderr, flush=True)

@@ -38,7 +38,7 @@ def load_evidence(name: str, domain: str | None = None) -> Evidence:
     >>> load_evidence("published-cu-hlm").fit.delta.value
     0.5955
     """
-    folder = _find(name)
+    folder = find_calibration(name)
     calibration = Calibration.read(folder / CALIBRATION)
     chosen = _choose_domain(calibration, domain)
     return Evidence(
@@ -57,10 +57,11 @@ def shipped() -> list[str]:
 
 def fingerprint(name: str) -> str:
     """Hash of a calibration, which holds that of its records."""
-    return sha256_of(_find(name) / CALIBRATION)
+    return sha256_of(find_calibration(name) / CALIBRATION)
 
 
-def _find(name: str) -> Path:
+def find_calibration(name: str) -> Path:
+    """Folder of a shipped calibration, or `name` itself where that is a folder; InputError otherwise."""
     if name in shipped():
         return calibration_dir() / "recorded" / name
     folder = Path(name).expanduser()

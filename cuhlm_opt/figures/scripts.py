@@ -1,0 +1,95 @@
+"""Scripts that make a figure, a table, or the data of figures; found by their file names, run by their paths."""
+
+import ast
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+from cuhlm_opt.errors import RunError, unknown_name
+
+STYLE = "style.py"
+"""Shared by all figures, beside them."""
+
+
+class Kind(StrEnum):
+    """What a script makes; its file is called `<kind>_<name>.py`."""
+
+    FIGURE = "fig"
+    TABLE = "table"
+    DATA = "data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """A script, as its text tells: it is not run, and what it imports need not be installed."""
+
+    name: str
+    """What users call it: `snr` for fig_snr.py, `table-modes` for table_modes.py."""
+    kind: Kind
+    path: Path
+    summary: str
+    """First line of its docstring."""
+    reads: tuple[str, ...]
+    """Names of its inputs, see `Inputs`: the literal `READS` of the script."""
+
+    @classmethod
+    def of(cls, path: Path) -> "Script":
+        """Read a script; RunError where its text is not Python, has no docstring, or names no inputs."""
+        kind, _, rest = path.stem.partition("_")
+        try:
+            tree = ast.parse(path.read_text())
+            summary = (ast.get_docstring(tree) or "").splitlines()[0]
+            values = {node.targets[0].id: node.value for node in tree.body if _assigns_a_name(node)}  # type: ignore[attr-defined]
+            reads = ast.literal_eval(values["READS"])
+        except (SyntaxError, ValueError, LookupError) as error:
+            raise RunError(
+                f"{path}: a figure's script needs a docstring and READS = (...), its inputs: {error}"
+            ) from None
+        name = rest.replace("_", "-")
+        return cls(
+            name=f"table-{name}" if kind == Kind.TABLE else name,
+            kind=Kind(kind),
+            path=path,
+            summary=summary,
+            reads=tuple(reads),
+        )
+
+    def load(self) -> ModuleType:
+        """Run the script, which may import what lies beside it; nothing of it stays among the imported modules."""
+        spec = spec_from_file_location(f"_cuhlm_opt_{self.path.stem}", self.path)
+        if spec is None or spec.loader is None:
+            raise RunError(f"{self.path} cannot be run")
+        module = module_from_spec(spec)
+        before = set(sys.modules)
+        sys.path.insert(0, str(self.path.parent))
+        try:
+            spec.loader.exec_module(module)
+        finally:
+            sys.path.remove(str(self.path.parent))
+            beside = {path.stem for path in self.path.parent.glob("*.py")}
+            for name in beside & (set(sys.modules) - before):
+                del sys.modules[name]
+        return module
+
+
+def _assigns_a_name(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
+
+
+def find_scripts(folder: Path, kinds: Iterable[Kind] = (Kind.FIGURE, Kind.TABLE)) -> dict[str, Script]:
+    """Every script of some kinds, by name, figures first."""
+    paths = [path for kind in kinds for path in sorted(folder.glob(f"{kind}_*.py"))]
+    return {script.name: script for script in map(Script.of, paths)}
+
+
+def choose(scripts: dict[str, Script], names: Iterable[str]) -> list[Script]:
+    """The scripts called `names`; all where none is named; InputError for an unknown name."""
+    wanted = list(dict.fromkeys(names)) or list(scripts)
+    for name in wanted:
+        if name not in scripts:
+            raise unknown_name("NAME", name, scripts)
+    return [scripts[name] for name in wanted]
