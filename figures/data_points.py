@@ -3,9 +3,9 @@
 import pyarrow as pa
 
 from cuhlm_opt.modes import Mode
-from cuhlm_opt.solve.modes_table import used_link
 from cuhlm_opt.solve.operating_point import mode_row, solve_modes
 from cuhlm_opt.solve.options import pose
+from cuhlm_opt.solve.points import used_link
 from cuhlm_opt.solve.statements import recommend
 
 READS = ("records",)
@@ -36,14 +36,19 @@ def table(inputs):
 def spent(problem, point):
     """Mean seconds of a token in each part of the work; their sum is the mean latency."""
     mode, times, law, link = point.mode, problem.compute_times, point.time, used_link(problem, point)
-    rate = law.asks.rate
+    rate, rounds = law.asks.rate, point.speculation
     runs_on_device = mode is not Mode.LLM
-    parts = {
-        "slm_s": times.slm_s if runs_on_device else 0.0,
-        "gate_s": times.gate_s if mode.skips and runs_on_device else 0.0,
+    drafts = 1.0 if rounds is None else rounds.rates.drafts_per_round * rounds.rates.rounds_per_token
+    gates = mode.skips if rounds is None else rounds.way.threshold is not None
+    device = {
+        "slm_s": drafts * times.slm_s if runs_on_device else 0.0,
+        "gate_s": drafts * times.gate_s if gates and runs_on_device else 0.0,
+    }
+    after = float(law.asks.weights.sum(axis=0) @ law.pass_s)  # of rounds, their drafts are among it
+    parts = device | {
         "uplink_s": rate * law.uplink_s,
         "round_trip_s": rate * link.rtt_s if runs_on_device else link.rtt_s / problem.answer_tokens,
-        "llm_s": float(law.asks.weights.sum(axis=0) @ law.pass_s),
+        "llm_s": after if rounds is None else after - sum(device.values()),
     }
     if abs(sum(parts.values()) - law.mean_s) > 1e-9 * law.mean_s:
         raise ValueError(f"{mode}: the parts of a token's time, {parts}, are not its mean latency {law.mean_s}")
