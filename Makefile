@@ -54,6 +54,9 @@ measure: .venv/.dev
 	CUHLM_HYPOTHESIS=long $(BIN)/python -m pytest -n auto $$(grep -rl "@given" tests)
 	$(BIN)/python tests/long/measure_coverage.py --recorded $(RECORDED)/$(PAIR) --out figures/measured/coverage.json
 	$(BIN)/python tests/long/measure_mutations.py --out figures/measured/mutations.json
+	$(BIN)/cuhlm-opt calibrate --pair smollm2-q2 --prompts general --prompts stdlib --limit 40 --max-tokens 48 --out $(OUT)/smollm2-q2 --resume
+	$(BIN)/python figures/measure_speculation.py smollm2-q2 --calibration $(OUT)/smollm2-q2 --skip 40 --prompts 6
+	$(BIN)/python figures/measure_speculation.py $(PAIR) --skip 400 --prompts 6 --tokens 32 --lengths 2,4,8
 
 # The README's tables come from the shipped records; `make test` fails where one is stale.
 readme: .venv/.dev

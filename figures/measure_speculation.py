@@ -3,8 +3,8 @@
 python figures/measure_speculation.py smollm2-q2 --calibration FOLDER     # recorded by cuhlm-opt calibrate
 python figures/measure_speculation.py qwen2.5-coder --skip 400 --prompts 6 --tokens 32
 
-Each run replaces its pair's entry of figures/measured/speculation.json. Decoded rounds are priced with the compute times
-of the calibration, as `solve` does: what they do is compared, not how busy the machine was.
+Each run replaces its pair's entry of figures/measured/speculation.json. Decoded rounds are priced with the compute
+times of the calibration, as `solve` does: what they do is compared, not how busy the machine was.
 """
 
 import argparse
