@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cuhlm_opt.runs import MOST_PROMPTS, repeated
+from cuhlm_opt.runs import repeated
 
 _Floats = NDArray[np.float64]
 
@@ -45,9 +45,11 @@ class RoundRates:
 
     Args:
         weights: rounds with d drafts per token, shape (g + 1,), d = 0 .. g.
+        by_prompt: the same for the answer to each prompt, shape (n_prompts, g + 1).
     """
 
     weights: _Floats
+    by_prompt: _Floats
 
     @property
     def rounds_per_token(self) -> float:
@@ -94,7 +96,7 @@ def round_rates(chances: Chances, draft_length: int, tokens: int) -> RoundRates:
             more than may still be put out.
 
     Returns:
-        Rounds per token; every position counts alike, but where there are more than `MOST_PROMPTS` prompts.
+        Rounds per token; every position counts alike.
 
     >>> half = np.full(4, 0.5)
     >>> certain = Chances(prompt=np.zeros(4, int), accepted=half, stops=np.zeros(4, bool), refused_on=half, on=half)
@@ -103,27 +105,24 @@ def round_rates(chances: Chances, draft_length: int, tokens: int) -> RoundRates:
     """
     lengths_law, drafts_law = _outcomes(chances, draft_length)
     starts, lengths, totals = repeated(chances.prompt, min(tokens, LONGEST_ANSWER))
-    every = -(-len(starts) // MOST_PROMPTS)
-    starts, lengths, totals = starts[::every], lengths[::every], totals[::every]
-    share = lengths / (totals * lengths.sum())  # a token of a repeated answer stands for this share of all
     longest = int(totals[0])
     begins = np.zeros((len(starts), longest + draft_length + 1))  # probability that a round begins there
     begins[:, 0] = 1.0
-    weights = np.zeros(draft_length + 1)
+    counts = np.zeros((len(starts), draft_length + 1))
     for place in range(longest):
         active = int(np.searchsorted(-totals, -place))  # the answers longer than `place` come first
         rows = starts[:active] + place % lengths[:active]
         mass = begins[:active, place]
         begins[:active, place + 1 : place + draft_length + 2] += mass[:, None] * lengths_law[rows]
         left = np.minimum(totals[:active] - 1 - place, draft_length)
-        weighted = (mass * share[:active])[:, None] * drafts_law[rows]
-        full = left == draft_length
-        weights[1:] += weighted[full].sum(axis=0)
-        for room in np.unique(left[~full]):
-            cut = weighted[left == room].sum(axis=0)
-            weights[1 : room + 1] += cut[:room]
-            weights[room] += cut[room:].sum()
-    return RoundRates(weights=weights)
+        drafted = mass[:, None] * drafts_law[rows]
+        for room in np.unique(left):
+            near = left == room
+            counts[:active][near, 1 : room + 1] += drafted[near, :room]
+            counts[:active][near, room] += drafted[near, room:].sum(axis=1)
+    by_prompt = (counts / totals[:, None])[np.argsort(starts)]
+    recorded = lengths[np.argsort(starts)]  # a token of a repeated answer stands for its recorded share
+    return RoundRates(weights=recorded @ by_prompt / recorded.sum(), by_prompt=by_prompt)
 
 
 def _outcomes(chances: Chances, most: int) -> tuple[_Floats, _Floats]:

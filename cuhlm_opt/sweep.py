@@ -241,6 +241,7 @@ def _row(problem: Problem, solved: ModePoint, point: Point, references: list[flo
         "k": solved.k,
         "b_prob": solved.b_prob,
         "quantiser": None if solved.quantiser is None else str(solved.quantiser),
+        "draft_length": 1 if solved.speculation is None else solved.speculation.draft_length,
         "speedup_vs_hlm": dense,
         "speedup_vs_hlm_published": published,
     }

@@ -1,10 +1,10 @@
 """Decode rounds of several drafts with real models, and set what they do beside what `solve` foretells.
 
 python figures/measure_speculation.py smollm2-q2 --calibration FOLDER     # recorded by cuhlm-opt calibrate
-python figures/measure_speculation.py qwen2.5-coder --prompts 4 --tokens 32
+python figures/measure_speculation.py qwen2.5-coder --skip 400 --prompts 6 --tokens 32
 
-Each run replaces its pair's entry of figures/measured/speculation.json. Decoded rounds are priced with the
-calibration's compute times, as `solve` does: what they do is compared, not how busy the machine was.
+Each run replaces its pair's entry of figures/measured/speculation.json. Decoded rounds are priced with the compute
+times of the calibration, as `solve` does: what they do is compared, not how busy the machine was.
 """
 
 import argparse

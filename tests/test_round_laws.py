@@ -199,6 +199,10 @@ def test_dropping_the_token_that_stopped_drafting_is_biased():
         output = tested + refused * excess / excess.sum() + (1.0 - tested.sum() - refused) * y
         first = dropping(models, 2, 0.45, 1)
         assert [first[(v,)] for v in range(size)] == pytest.approx(output.tolist(), abs=ROUNDING)
+        wanted = abs(output - y).sum() / 2
+        if size == 2 and sure.tolist() in ([True, False], [False, True]):
+            x1, y1 = x[sure][0], y[sure][0]
+            assert wanted == pytest.approx(min(x1 * (1 - y1), y1 * (1 - x1)), abs=ROUNDING)
     assert np.mean(biases) > 0.03
     assert max(biases) > 0.2
 

@@ -108,7 +108,9 @@ def _show(result: "DecodeResult", point: "OperatingPoint") -> None:
     for title in ("", "measured", "operating point"):
         table.add_column(title, justify="left" if not title else "right")
     solved = _solved(point)
+    rounds = (("tokens per round", "tokens_per_round", ""),) if point.drafting is not None else ()
     for label, key, unit in (
+        *rounds,
         ("skip rate", "skip_rate", ""),
         ("bits per upload", "payload_bits", ""),
         ("rejection rate", "rejection_rate", ""),
@@ -133,7 +135,8 @@ def _show(result: "DecodeResult", point: "OperatingPoint") -> None:
 def _solved(point: "OperatingPoint") -> dict[str, Any]:
     """What the solver foretold for the mode in use: its row of the table, else the point itself."""
     row = next((row.model_dump() for row in point.baselines if row.mode is point.mode), {})
-    return {**point.model_dump(), **row}
+    passes = row.get("server_passes_per_token") if point.drafting is not None else None
+    return {**point.model_dump(), **row, "tokens_per_round": 1 / passes if passes else None}
 
 
 def _number(value: float | None, unit: str) -> str:

@@ -193,7 +193,7 @@ def _facts(point: "OperatingPoint") -> list[tuple[str, str]]:
         else [("certificate", f"{certificate.method}, {certificate.n_prompts} prompts: {certificate.assumptions[0]}")]
     )
     return [
-        ("threshold", f"{_threshold(point)}; policy {point.policy}"),
+        ("threshold", _threshold(point) + ("" if point.drafting else f"; policy {point.policy}")),
         *promised,
         *_rounds(point),
         ("skip rate", f"{_number(point.skip_rate)}{_span(point.skip_rate_ci)}"),

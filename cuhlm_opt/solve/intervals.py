@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from cuhlm_opt.artefacts import Span
 from cuhlm_opt.bootstrap import ClusterBootstrap, Interval, prompt_sums, ratios
 from cuhlm_opt.modes import Mode
-from cuhlm_opt.solve.points import ModePoint
+from cuhlm_opt.solve.points import ModePoint, used_link
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.settling import skipping_of
+from cuhlm_opt.solve.speculating import Speculation
 
 _SEED = 0
 
@@ -33,7 +34,9 @@ class Spans:
 def spans(problem: Problem, point: ModePoint) -> Spans:
     """Intervals of one mode's point; none without records, a second prompt, or anything that varies."""
     gate, mode, rate = problem.gate_of(point.mode), point.mode, point.skip_rate
-    if gate is None or gate.records.n_prompts < 2 or mode in (Mode.LLM, Mode.HLM, Mode.SPECULATIVE) or rate is None:
+    if point.speculation is not None:
+        return Spans(throughput=_of_rounds(problem, point, point.speculation))
+    if gate is None or gate.records.n_prompts < 2 or mode in (Mode.LLM, Mode.HLM) or rate is None:
         return Spans()
     records = gate.records
     if mode in (Mode.SLM, Mode.RANDOM):  # their skip rate is given, not estimated
@@ -57,6 +60,21 @@ def spans(problem: Problem, point: ModePoint) -> Spans:
         bias_skip=None if point.bias_skip is None else _ends(found["bias_skip"]),
         bias=None if point.bias is None else _ends(found["bias"], point.bias_quantisation),
     )
+
+
+def _of_rounds(problem: Problem, point: ModePoint, rounds: Speculation) -> Span:
+    """Interval of the throughput of rounds; none where they were counted in some of the prompts only."""
+    gate, times = problem.gate, problem.compute_times
+    if gate is None or times is None or point.time is None or gate.records.n_prompts < 2:
+        return None
+    by_prompt = rounds.rates.by_prompt
+    if len(by_prompt) < gate.records.n_prompts:
+        return None
+    # A round that is certain to draft so many, and to put out one token, takes what a round of so many drafts takes.
+    kinds = (replace(rounds.rates, weights=weights) for weights in np.eye(by_prompt.shape[1]))
+    costs = [replace(rounds, rates=rates).time(times, used_link(problem, point)).mean_s for rates in kinds]
+    seconds = (by_prompt @ np.array(costs))[gate.records.prompt]
+    return _ends(_bootstrap(problem, seconds=seconds)["seconds"].through(lambda mean_s: 1.0 / mean_s))
 
 
 def _bootstrap(problem: Problem, **columns: NDArray[np.floating]) -> dict[str, Interval]:

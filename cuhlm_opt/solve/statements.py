@@ -271,7 +271,7 @@ def _formats(problem: Problem, point: ModePoint) -> list[str]:
     return [
         f"{laws}, coarse messages with an index for each entry{used}",
         "the server verifies with what it decodes: in hlm, random, u-hlm and cu-hlm-* rounding is part of the bias, "
-        "exact and coarse draw their drafts from the decoded law",
+        "exact, coarse and speculative draw their drafts from the decoded law",
     ]
 
 

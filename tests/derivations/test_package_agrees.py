@@ -385,6 +385,16 @@ def test_speculative_rounds():
         assert law.get(tokens, 0.0) == pytest.approx(float(derived.get(tokens, 0)), abs=TOLERANCE)
 
 
+def test_a_round_that_drops_the_draft_that_stopped_it():
+    """One position of two tokens, the first sure: the round of no drafts where the second was drawn."""
+    for x, y in cases(2, size=2):
+        p, q = floats(x), floats(y)
+        tested = verification.Round(drafts=(0,), uploads=(verification.Proposal(draft=0, law=p),)).law([q])
+        output = np.array([p[0] * tested.get((v,), 0.0) + p[1] * q[v] for v in range(2)])
+        bias = at(derivation("deferred_verification").result, x=x[:1], y=y[:1])
+        assert total_variation(output, q) == pytest.approx(bias, abs=TOLERANCE)
+
+
 def test_goodput_rate_and_ergodic_capacity():
     rate, capacity = derivation("goodput_rate").result, derivation("ergodic_capacity").result
     for mean in (Fraction(1, 2), Fraction(10), Fraction(316)):

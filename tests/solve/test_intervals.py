@@ -70,7 +70,10 @@ def test_modes_without_a_gate(point, records):
     assert (high - low) / (2 * 1.96 * clustered_error(records, records.tv)) == pytest.approx(1, abs=0.2)
     coin, rounding = row(point, Mode.RANDOM), row(point, Mode.HLM).bias
     assert coin.bias_ci == pytest.approx((coin.skip_rate * low + rounding, coin.skip_rate * high + rounding), abs=1e-6)
-    for mode in GIVEN:
+    rounds = row(point, Mode.SPECULATIVE)
+    assert rounds.throughput_ci[0] < rounds.throughput_tokens_per_s < rounds.throughput_ci[1]
+    assert rounds.skip_rate_ci is rounds.bias_ci is None
+    for mode in GIVEN[:-1]:
         assert row(point, mode).skip_rate_ci is row(point, mode).throughput_ci is None
     assert row(point, Mode.LLM).bias_ci is row(point, Mode.HLM).bias_ci is None
 
