@@ -18,13 +18,14 @@ FILLS = {
     "u-hlm": ("#F2CF7F", "++++"),
     "query": ("#E5BCD3", "----"),
     "hlm": ("#909090", "oo"),
+    "speculative": ("#E6E0F0", "\\\\\\\\"),
 }
 """Fill and hatch of each mode where it wins."""
 LEVELS = (1.1, 1.25, 1.5, 1.75, 2.0, 2.5, 3.0)
 
 
 def draw(inputs, width):
-    """A panel a domain and rate; contours of the throughput of `coarse` over that of `llm` where a hybrid wins."""
+    """A panel a domain and rate; contours of the throughput of `coarse` over that of `llm` where skipping wins."""
     rows, domains, narrow = inputs.data("map"), inputs.domains, style.stacked(width)
     links = sorted({row["bandwidth_hz"] for row in rows})
     shape = (len(domains), len(links)) if narrow else (1, len(domains) * len(links))
@@ -38,7 +39,7 @@ def draw(inputs, width):
         for row in (row for row in own if row["recommended"]):
             at = budgets.index(row["max_bias"]), trips.index(row["rtt_s"])
             winner[at] = names.index(row["mode"])
-            if row["mode"] not in ("slm", "llm"):
+            if row["mode"] not in ("slm", "llm", "speculative"):
                 speedup[at] = (
                     speed[row["max_bias"], row["rtt_s"], "coarse"] / speed[row["max_bias"], row["rtt_s"], "llm"]
                 )
@@ -68,8 +69,8 @@ def draw(inputs, width):
     figure.legend(handles=patches, loc="outside upper center", ncols=len(patches) if len(patches) < 5 else 3)
     caption = (
         "The fastest mode within the bias budget (total variation per token), over the round trip and the budget, for "
-        "each domain and rate of the uplink; lines: throughput of coarse over that of llm on the same link, where a "
-        f"hybrid wins. {style.evidence(inputs)} Link: constant rate, round trip as shown. Certified thresholds, "
+        "each domain and rate of the uplink; lines: throughput of coarse over that of llm on the same link, where "
+        f"skipping wins. {style.evidence(inputs)} Link: constant rate, round trip as shown. Certified thresholds, "
         f"mean-latency accounting. Solved on a grid of {len(trips)} round trips and {len(budgets)} budgets; borders "
         "follow its cells, and no intervals are drawn."
     )

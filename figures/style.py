@@ -71,6 +71,7 @@ MODES = {
     "cu-hlm-online": {"color": SKY, "linestyle": "--", "marker": "v"},
     "exact": {"color": VERMILLION, "linestyle": "-.", "marker": "D"},
     "coarse": {"color": GREEN, "linestyle": "-", "marker": "*"},
+    "speculative": {"color": PURPLE, "linestyle": "-.", "marker": "p"},
 }
 """How each mode is drawn, everywhere; open markers, so that equal curves show one another."""
 
