@@ -22,8 +22,7 @@ from cuhlm_opt.solve.joint import share
 from cuhlm_opt.solve.limits import Objective
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.skipping import Skipping
-from cuhlm_opt.solve.speculating import Coding as RoundCoding
-from cuhlm_opt.solve.speculating import Speculation, speculations
+from cuhlm_opt.solve.speculating import DraftCoding, Speculation, speculations
 from cuhlm_opt.solve.threshold import Gate, Policy, Signal
 from cuhlm_opt.solve.truncation import (
     SURROGATE_THETA,
@@ -371,7 +370,7 @@ def _speculative(problem: Problem, gate: Gate | None) -> ModePoint:
     mode = Mode.SPECULATIVE
     if gate is None or gate.records.sources != {"llm"}:
         return ModePoint(mode=mode, law=_NEEDS_RECORDS if gate is None else _NEEDS_LLM_CONTEXTS)
-    coding = RoundCoding(
+    coding = DraftCoding(
         vocab_size=problem.calibration.vocab_size,
         b_prob=problem.bits,
         quantiser=problem.mass_quantiser,
