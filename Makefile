@@ -56,7 +56,7 @@ measure: .venv/.dev
 	$(BIN)/python tests/long/measure_mutations.py --out figures/measured/mutations.json
 	$(BIN)/cuhlm-opt calibrate --pair smollm2-q2 --prompts general --prompts stdlib --limit 40 --max-tokens 48 --out $(OUT)/smollm2-q2 --resume
 	$(BIN)/python figures/measure_speculation.py smollm2-q2 --calibration $(OUT)/smollm2-q2 --skip 40 --prompts 6
-	$(BIN)/python figures/measure_speculation.py $(PAIR) --skip 400 --prompts 6 --tokens 32 --lengths 2,4,8
+	$(BIN)/python figures/measure_speculation.py $(PAIR) --skip 400 --prompts 14 --tokens 32 --lengths 2,4,8
 
 # The README's tables come from the shipped records; `make test` fails where one is stale.
 readme: .venv/.dev
