@@ -1,7 +1,7 @@
 """Decode rounds of several drafts with real models, and set what they do beside what `solve` foretells.
 
 python figures/measure_speculation.py smollm2-q2 --calibration FOLDER     # recorded by cuhlm-opt calibrate
-python figures/measure_speculation.py qwen2.5-coder --skip 400 --prompts 6 --tokens 32
+python figures/measure_speculation.py qwen2.5-coder --skip 400 --prompts 14 --tokens 32
 
 Each run replaces its pair's entry of figures/measured/speculation.json. Decoded rounds are priced with the compute
 times of the calibration, as `solve` does: what they do is compared, not how busy the machine was.

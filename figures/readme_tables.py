@@ -323,8 +323,8 @@ def speculation() -> str:
         notes.append(f"`{pair}`: {found['prompts']} prompts of up to {found['tokens']} tokens")
     return (
         f"{_markdown(rows)}\nDomain `code`, prompts that were not recorded, 10 MHz at 10 dB, round trip 20 ms; "
-        f"{'; '.join(notes)}. ± is one standard error over prompts. Decoded rounds are priced with the compute times "
-        "of the calibration.\n"
+        f"{'; '.join(notes)}. ± is one standard error over prompts, which the rows of a pair share. Decoded rounds are "
+        "priced with the compute times of the calibration.\n"
     )
 
 

@@ -20,8 +20,7 @@ from cuhlm_opt.solve.points import ModePoint, preference, rated, throughput, tim
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.settling import BEYOND_RECORDS, LAWS, most_skippable, sending, settled
 from cuhlm_opt.solve.skipping import Skipping
-from cuhlm_opt.solve.speculating import Coding as RoundCoding
-from cuhlm_opt.solve.speculating import speculations
+from cuhlm_opt.solve.speculating import DraftCoding, speculations
 from cuhlm_opt.solve.threshold import Gate, Signal
 from cuhlm_opt.solve.truncated import UNMEASURED, truncated
 
@@ -168,7 +167,7 @@ def _speculative(problem: Problem, gate: Gate | None) -> ModePoint:
     mode = Mode.SPECULATIVE
     if gate is None or gate.records.sources != {"llm"}:
         return ModePoint(mode=mode, law=_NEEDS_RECORDS if gate is None else _NEEDS_LLM_CONTEXTS)
-    coding = RoundCoding(
+    coding = DraftCoding(
         vocab_size=problem.calibration.vocab_size,
         b_prob=problem.bits,
         quantiser=problem.mass_quantiser,

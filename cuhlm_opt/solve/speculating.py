@@ -41,7 +41,7 @@ class RoundOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Coding:
+class DraftCoding:
     """How the law of each pending draft is written."""
 
     vocab_size: int
@@ -76,7 +76,7 @@ class Speculation:
 
     way: Way
     draft_length: int
-    coding: Coding
+    coding: DraftCoding
     rates: RoundRates
 
     @property
@@ -101,7 +101,7 @@ class Speculation:
 
 
 def speculations(
-    gate: Gate, coding: Coding, options: RoundOptions, times: ComputeTimes | None, link: Link, tokens: int
+    gate: Gate, coding: DraftCoding, options: RoundOptions, times: ComputeTimes | None, link: Link, tokens: int
 ) -> list[Speculation]:
     """The fastest way for each draft length, and the best of all in passes and in bits.
 
@@ -148,7 +148,7 @@ class _Ranked:
     bits: float
 
 
-def chances(records: Records, coding: Coding, way: Way) -> Chances:
+def chances(records: Records, coding: DraftCoding, way: Way) -> Chances:
     """What drafting does at each recorded position.
 
     Drafts are drawn from decoded masses. Beyond the `TOP` most likely tokens nothing is known one by one: what is
@@ -175,6 +175,7 @@ def chances(records: Records, coding: Coding, way: Way) -> Chances:
     known = emitted >= 0
     probability = y[rows, emitted]
     accepted = np.divide(stands[rows, emitted], probability, out=np.zeros(len(x)), where=known & (probability > 0))
+    accepted = np.minimum(accepted, 1.0)
     if way.threshold is None:
         every = np.ones(len(x))
         return Chances(
@@ -185,14 +186,14 @@ def chances(records: Records, coding: Coding, way: Way) -> Chances:
     refused_on = np.where(on, drawn - stands, 0.0).sum(axis=1)
     return Chances(
         prompt=records.prompt,
-        accepted=np.minimum(accepted, 1.0),
+        accepted=accepted,
         stops=~(known & on[rows, emitted]),
         refused_on=np.clip(np.divide(refused_on, refused, out=np.zeros(len(x)), where=refused > 0), 0.0, 1.0),
         on=np.minimum(np.where(on, drawn, 0.0).sum(axis=1), 1.0),
     )
 
 
-def _ways(gate: Gate, coding: Coding, options: RoundOptions) -> Iterator[Way]:
+def _ways(gate: Gate, coding: DraftCoding, options: RoundOptions) -> Iterator[Way]:
     """Ways that are open. Triggered drafting reads `u_bar`, the signal that the records hold of every likely token."""
     thresholds: list[float | None] = []
     if options.drafting is not Drafting.TRIGGERED:
@@ -205,13 +206,13 @@ def _ways(gate: Gate, coding: Coding, options: RoundOptions) -> Iterator[Way]:
             yield Way(data=data, k=k, threshold=threshold)
 
 
-def _depths(gate: Gate, coding: Coding, way: Way, longest: int) -> tuple[_Floats, _Floats]:
+def _depths(gate: Gate, coding: DraftCoding, way: Way, longest: int) -> tuple[_Floats, _Floats]:
     return gate.remembered(
         ("depths", coding, way, longest), lambda: depths(chances(gate.some.records, coding, way), longest)
     )
 
 
-def _rates(gate: Gate, coding: Coding, way: Way, draft_length: int, tokens: int) -> RoundRates:
+def _rates(gate: Gate, coding: DraftCoding, way: Way, draft_length: int, tokens: int) -> RoundRates:
     return gate.remembered(
         ("rounds", coding, way, draft_length, tokens),
         lambda: round_rates(chances(gate.some.records, coding, way), draft_length, tokens),

@@ -22,7 +22,7 @@ from cuhlm_opt.payload import Format
 from cuhlm_opt.quantisation import Quantiser
 from cuhlm_opt.records import Records
 from cuhlm_opt.rounds import round_rates
-from cuhlm_opt.solve.speculating import Coding, Way, chances
+from cuhlm_opt.solve.speculating import DraftCoding, Way, chances
 from cuhlm_opt.uncertainty import mean_uncertainty
 
 FIXED = {"draft_length": 3, "drafting": Drafting.FIXED}
@@ -226,7 +226,7 @@ def test_decoded_rounds_are_as_counted_on_records(way: dict[str, Any]) -> None:
     llm = (slm + rng.normal(0.0, 0.7, (12, 12))).astype(np.float32)
     k = 1 if way["pending_data"] is PendingData.COARSE else 4
     threshold = way["u_threshold"] if way["drafting"] is Drafting.TRIGGERED else None
-    coding = Coding(vocab_size=12, b_prob=8, quantiser=Quantiser.UNIFORM, law_format=Format.PUBLISHED)
+    coding = DraftCoding(vocab_size=12, b_prob=8, quantiser=Quantiser.UNIFORM, law_format=Format.PUBLISHED)
     data = chances(recorded(slm, llm, 20_000), coding, Way(data=way["pending_data"], k=k, threshold=threshold))
     rates = round_rates(data, way["draft_length"], 250)
     point = operating_point("speculative", **way | {"k": k})

@@ -17,14 +17,14 @@ from cuhlm_opt.records import TOP, Records
 from cuhlm_opt.rounds import round_rates
 from cuhlm_opt.solve import solve
 from cuhlm_opt.solve.load import load_evidence
-from cuhlm_opt.solve.speculating import SIZES, Coding, Way, chances
+from cuhlm_opt.solve.speculating import SIZES, DraftCoding, Way, chances
 from cuhlm_opt.truncation import largest, reconstruct
 from cuhlm_opt.verification import CoarseProposal, Proposal
 
 V = 60
 POSITIONS, TABLE, METADATA = synthetic_positions(seed=3, vocab_size=V, prompts=12, length=8)
 CODE = [position for position in POSITIONS if position.domain == "code"]
-CODING = Coding(vocab_size=V, b_prob=8, quantiser=Quantiser.UNIFORM, law_format=Format.COMPACT)
+CODING = DraftCoding(vocab_size=V, b_prob=8, quantiser=Quantiser.UNIFORM, law_format=Format.COMPACT)
 FLOAT32 = 2e-6
 each_data = pytest.mark.parametrize("data", list(PendingData))
 
