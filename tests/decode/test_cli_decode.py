@@ -23,8 +23,8 @@ KEYS = {
     "uploads", "rejections", "rejection_rate", "payload_bits", "payload_bits_total", "uplink_s", "link_total_s",
     "server_passes_per_token", "llm_tokens_read", "llm_tokens_flushed", "bias_skip", "risk_expected", "bias_budget",
     "bias_truncation", "bias_quantisation", "bias_ledger", "numeric_floor",
-    "u_threshold", "state_thresholds", "signal", "k", "k_mean", "tokens_per_round", "drafts_per_round", "domain", "timing", "warnings",
-    "assumptions",
+    "u_threshold", "state_thresholds", "signal", "k", "k_mean", "tokens_per_round", "drafts_per_round", "domain",
+    "timing", "warnings", "assumptions",
 }  # fmt: skip
 
 Run = Callable[..., tuple[str, str]]
