@@ -1,7 +1,7 @@
 """Decode rounds of several drafts with real models, and set what they do beside what `solve` foretells.
 
-python figures/measure_speculation.py smollm2-q2 --calibration FOLDER     # recorded by cuhlm-opt calibrate
-python figures/measure_speculation.py qwen2.5-coder --skip 400 --prompts 14 --tokens 32
+python tests/long/measure_speculation.py smollm2-q2 --calibration FOLDER     # recorded by cuhlm-opt calibrate
+python tests/long/measure_speculation.py qwen2.5-coder --skip 400 --prompts 14 --tokens 32
 
 Each run replaces its pair's entry of figures/measured/speculation.json. Decoded rounds are priced with the compute
 times of the calibration, as `solve` does: what they do is compared, not how busy the machine was.
@@ -29,7 +29,7 @@ from cuhlm_opt.resources import calibration_dir
 from cuhlm_opt.solve import solve
 from cuhlm_opt.solve.options import Options
 
-OUT = Path(__file__).resolve().parent / "measured" / "speculation.json"
+OUT = Path(__file__).resolve().parents[2] / "figures" / "measured" / "speculation.json"
 SETS = {"code": "stdlib", "general": "general"}
 LINK: Options = {"bandwidth_hz": 10e6, "rtt_s": 0.02}
 
