@@ -7,6 +7,7 @@ rate alone: points are solved at rates in steps of `RATE_STEP`, their latency is
 
 import math
 import tomllib
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -209,14 +210,14 @@ def solve_cell(cell: Cell) -> Solution:
         InputError: a device's calibration or options are wrong, or its latency is not known.
         InfeasibleError: limits on latencies that no bandwidth meets, or that need more than there is.
     """
-    points, n = _Points(cell), len(cell.devices)
+    points, n = Points(cell), len(cell.devices)
     equal = points.split(np.full(n, cell.bandwidth_hz / n))
     loads = equal.demands.bits
     proportional = points.split(loads / loads.sum() * cell.bandwidth_hz) if loads.sum() > 0 else equal
+    start = points.leanest(equal)
+    _check_limits(cell, start.demands)
     best: Split | None = None
-    start = equal
     for _ in range(_ROUNDS):
-        _check_limits(cell, start.demands)
         shares, _ = allocate(start.demands, cell.fairness, cell.bandwidth_hz)
         fixed = Split(points=start.points, demands=start.demands, shares_hz=shares)
         again = points.split(shares)
@@ -224,6 +225,8 @@ def solve_cell(cell: Cell) -> Solution:
         if best is not None and _merit(cell, found) >= _merit(cell, best):
             break
         best, start = found, again
+        if not _keeps_limits(cell, again):
+            break
     assert best is not None
     # The points have moved since the shares were made: these are the best shares for the points that are kept.
     shares, residual = allocate(best.demands, cell.fairness, cell.bandwidth_hz)
@@ -233,7 +236,12 @@ def solve_cell(cell: Cell) -> Solution:
 
 def _merit(cell: Cell, split: Split) -> tuple[bool, float]:
     """Smaller is better; splits whose limits cannot be kept with their points come last."""
-    return not split.demands.least_hz.sum() <= cell.bandwidth_hz, split.objective(cell.fairness)
+    return not _keeps_limits(cell, split), split.objective(cell.fairness)
+
+
+def _keeps_limits(cell: Cell, split: Split) -> bool:
+    """Whether some shares keep all limits with the points of a split."""
+    return bool(split.demands.least_hz.sum() <= cell.bandwidth_hz)
 
 
 def _check_limits(cell: Cell, demands: Demands) -> None:
@@ -259,7 +267,7 @@ def _names(devices: list[Device]) -> str:
     return f"{named} and {more} more" if more > 0 else named
 
 
-class _Points:
+class Points:
     """Operating points of the devices at their rates; each distinct one is solved once."""
 
     def __init__(self, cell: Cell) -> None:
@@ -271,7 +279,30 @@ class _Points:
     def split(self, shares_hz: Floats) -> Split:
         """Points at the rates of these shares, and what they ask for."""
         rates = rate_bps(shares_hz, self._capacity)
-        points = tuple(self._point(device, float(rate)) for device, rate in zip(self._cell.devices, rates, strict=True))
+        steps = np.round(np.log(np.maximum(rates, 1.0)) / math.log(RATE_STEP))
+        points = tuple(self._point(device, int(step)) for device, step in zip(self._cell.devices, steps, strict=True))
+        return self._split(points, shares_hz)
+
+    def leanest(self, split: Split) -> Split:
+        """The same split, but limited devices at the points that keep their limits with the least rate.
+
+        At its best points a device is the faster, the higher the rate: the least one is found by bisection.
+        """
+        points = list(split.points)
+        for at, device in enumerate(self._cell.devices):
+            if math.isfinite(device.most_s):
+                most = int(math.log(max(self._capacity[at] / math.log(2), 1.0)) / math.log(RATE_STEP))
+                points[at] = self._leanest(device, most)
+        return self._split(tuple(points), split.shares_hz)
+
+    def _leanest(self, device: Device, most: int) -> ModePoint:
+        def keeps_limit(step: int) -> bool:
+            bits, base_s = _load(self._point(device, step), device)
+            return base_s + bits / RATE_STEP**step <= device.most_s
+
+        return self._point(device, bisect_left(range(most), True, key=keeps_limit))
+
+    def _split(self, points: tuple[ModePoint, ...], shares_hz: Floats) -> Split:
         asked = [_load(point, device) for point, device in zip(points, self._cell.devices, strict=True)]
         bits, base_s = np.array(asked).T
         demands = Demands(
@@ -283,9 +314,9 @@ class _Points:
         )
         return Split(points=points, demands=demands, shares_hz=shares_hz)
 
-    def _point(self, device: Device, rate: float) -> ModePoint:
+    def _point(self, device: Device, step: int) -> ModePoint:
+        """The point at a rate of `RATE_STEP` to the power of `step`, in bit/s."""
         kind = f"{device.calibration} {sorted(device.options.items(), key=str)}"
-        step = round(math.log(max(rate, 1.0)) / math.log(RATE_STEP))
         if (kind, step) not in self._found:
             try:
                 self._found[kind, step] = self._solver(kind, device).point(

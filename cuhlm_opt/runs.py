@@ -33,20 +33,19 @@ def repeated(prompt: NDArray[np.integer], tokens: int) -> tuple[NDArray[np.intp]
     return starts[order], lengths[order], totals[order]
 
 
-def ask_runs(prompt: NDArray[np.integer], skip: _Floats, asked: csr_array, tokens: int) -> _Floats:
+def ask_runs(prompt: NDArray[np.integer], asked: csr_array, tokens: int) -> _Floats:
     """Law of the runs, exactly: at each position the draft is kept with its own probability, by a coin of its own.
 
     Args:
         prompt: index of the prompt per position, shape (N,), each prompt's positions together and in order.
-        skip: probability that the draft is kept, shape (N,).
-        asked: probability that it asks, by the class of its message, shape (C, N); columns sum to 1 - skip.
+        asked: probability that a position asks, by the class of its message, shape (C, N); else its draft is kept.
         tokens: answers are repeated to at least so many, up to `_TOKENS`.
 
     Returns:
         The probability that a token asks with a message of class c after n - 1 skipped ones, shape (C, L), n = 1 .. L;
-        every position counts alike, so the sum is 1 - mean skip, but where there are more than `MOST_PROMPTS` prompts.
+        every position counts alike. The sum is the share that asks, of `MOST_PROMPTS` prompts where there are more.
 
-    >>> ask_runs(np.zeros(2, int), np.array([0.5, 0.5]), csr_array([[0.5, 0.5]]), tokens=2).tolist()
+    >>> ask_runs(np.zeros(2, int), csr_array([[0.5, 0.5]]), tokens=2).tolist()
     [[0.375, 0.125]]
     """
     starts, lengths, totals = repeated(prompt, min(tokens, _TOKENS))
@@ -56,7 +55,7 @@ def ask_runs(prompt: NDArray[np.integer], skip: _Floats, asked: csr_array, token
     share = lengths / (totals * lengths.sum())  # a token of a repeated answer stands for this share of all
     weights = np.zeros((asked.shape[0], longest))
     single = asked.shape[0] == 1
-    columns = asked.tocsc()
+    columns, skip = asked.tocsc(), 1.0 - np.asarray(asked.sum(axis=0))
     # Column j: probability, times the share, that token j asked last; column 0 stands for the beginning.
     last = np.zeros((len(starts), longest + 1))
     last[:, 0] = share

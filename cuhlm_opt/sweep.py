@@ -24,7 +24,7 @@ from cuhlm_opt.records import write_atomically
 from cuhlm_opt.solve.limits import Objective
 from cuhlm_opt.solve.load import fingerprint
 from cuhlm_opt.solve.modes_table import hlm_throughput, mode_point, untimed
-from cuhlm_opt.solve.options import Options, Posed, pose
+from cuhlm_opt.solve.options import Options, Posed, channel_settings, pose
 from cuhlm_opt.solve.points import ModePoint, throughput, timed
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.statements import recommend
@@ -72,7 +72,7 @@ class Sweep:
 
     def check(self) -> None:
         """Refuse a link before any is solved, naming it."""
-        settings = pose(self.calibration, **self.options).settings
+        settings = channel_settings(self.options)
         for snr_db, bandwidth_hz in product(self.axes["snr_db"], self.axes["bandwidth_hz"][:1]):
             try:
                 link_of(settings.model_copy(update={"snr_db": snr_db, "bandwidth_hz": bandwidth_hz}))

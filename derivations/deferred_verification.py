@@ -22,7 +22,7 @@ from random import Random
 import sympy as sp
 from derivation import Derivation, Source, show
 from laws import random_law, rejection, residual, total_variation
-from trees import Prefix, Tree, prefixes, random_tree, sequence_law
+from trees import Prefix, Tree, add_tested, prefixes, random_tree, sequence_law
 
 CASES = 40
 Rule = Mapping[tuple[Prefix, int], bool]
@@ -100,19 +100,8 @@ def _round(x: Tree, y: Tree, sure: Rule, prefix: Prefix, most: int) -> dict[Pref
             law_of_next = x[prefix + drafts]
             drafting += [((*drafts, v), probability * p) for v, p in enumerate(law_of_next) if p > 0]
             continue
-        for n, token in enumerate(drafts):
-            at = prefix + drafts[:n]
-            refused = probability * rejection(x[at][token], y[at][token])
-            _add(law, drafts[:n], refused, residual(y[at], x[at]))
-            probability -= refused
-        _add(law, drafts, probability, y[prefix + drafts])
+        add_tested(law, x, y, prefix, drafts, probability)
     return law
-
-
-def _add(law: dict[Prefix, Fraction], accepted: Prefix, probability: Fraction, last: list[Fraction]) -> None:
-    for token, share in enumerate(last):
-        key = (*accepted, token)
-        law[key] = law.get(key, Fraction(0)) + probability * share
 
 
 if __name__ == "__main__":

@@ -14,8 +14,7 @@ from random import Random
 
 import sympy as sp
 from derivation import Derivation, Source, show
-from laws import rejection, residual
-from trees import Prefix, Tree, random_tree, sequence_law
+from trees import Prefix, Tree, add_tested, random_tree, sequence_law
 
 CASES = 60
 
@@ -71,20 +70,8 @@ def _round(x: Tree, y: Tree, prefix: Prefix, size: int, drafts: int) -> dict[Pre
             probability *= x[prefix + drafted[:n]][token]
         if probability == 0:
             continue
-        for n, token in enumerate(drafted):
-            at = prefix + drafted[:n]
-            rejected = probability * rejection(x[at][token], y[at][token])
-            _add(law, drafted[:n], rejected, residual(y[at], x[at]))
-            probability -= rejected
-        _add(law, drafted, probability, y[prefix + drafted])
+        add_tested(law, x, y, prefix, drafted, probability)
     return law
-
-
-def _add(law: dict[Prefix, Fraction], accepted: Prefix, probability: Fraction, last: list[Fraction]) -> None:
-    if probability > 0:
-        for token, share in enumerate(last):
-            key = (*accepted, token)
-            law[key] = law.get(key, Fraction(0)) + probability * share
 
 
 if __name__ == "__main__":

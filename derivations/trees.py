@@ -5,7 +5,7 @@ from fractions import Fraction
 from itertools import product
 from random import Random
 
-from laws import random_law, total_variation
+from laws import random_law, rejection, residual, total_variation
 
 Prefix = tuple[int, ...]
 Tree = Mapping[Prefix, list[Fraction]]
@@ -44,3 +44,25 @@ def expected_distances(contexts: Tree, q: Tree, y: Tree, size: int, length: int)
         for prefix, probability in sequence_law(contexts, size, n).items():
             total += probability * total_variation(q[prefix], y[prefix])
     return total
+
+
+def add_tested(
+    law: dict[Prefix, Fraction], x: Tree, y: Tree, prefix: Prefix, drafts: Prefix, probability: Fraction
+) -> None:
+    """Add to `law` what testing `drafts` behind `prefix` puts out, where they are drafted with `probability`.
+
+    The first that fails is replaced by a draw from norm((y - x)+); a token from y follows if none does.
+    """
+    for n, token in enumerate(drafts):
+        at = prefix + drafts[:n]
+        refused = probability * rejection(x[at][token], y[at][token])
+        _add(law, drafts[:n], refused, residual(y[at], x[at]))
+        probability -= refused
+    _add(law, drafts, probability, y[prefix + drafts])
+
+
+def _add(law: dict[Prefix, Fraction], before: Prefix, probability: Fraction, last: list[Fraction]) -> None:
+    if probability > 0:
+        for token, share in enumerate(last):
+            key = (*before, token)
+            law[key] = law.get(key, Fraction(0)) + probability * share

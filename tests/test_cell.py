@@ -7,7 +7,7 @@ import pytest
 from synthetic_records import FLOOR, TIMES, synthetic_positions, write_synthetic
 
 from cuhlm_opt.allocation import Fairness
-from cuhlm_opt.cell import read_cell, solve_cell
+from cuhlm_opt.cell import Points, read_cell, solve_cell
 from cuhlm_opt.cli.main import main
 from cuhlm_opt.errors import InfeasibleError
 from cuhlm_opt.solve import solve
@@ -94,6 +94,21 @@ def test_limits_hold_and_cost_the_others(cell):
     assert limited.latency_s[2] <= limit_ms / 1e3 * (1 + 1e-6)
     assert limited.shares_hz[2] > free.shares_hz[2]
     assert limited.latency_s[0] > free.latency_s[0]
+
+
+def test_a_limit_is_judged_at_the_point_that_needs_least(cell):
+    """Against the points of every rate; those at equal shares would need more, and make limits look impossible."""
+    far = '[[device]]\nname = "far"\nsnr = "20dB"\nmax_latency = "{}ms"\n'
+    wasted = []
+    for limit_ms in (40, 45, 60, 100, 300):
+        read = read_cell(cell(TOP + far.format(limit_ms)))
+        points = Points(read)
+        equal = points.split(np.array([40e3]))
+        least = points.leanest(equal).demands.least_hz[0]
+        every = [points.split(np.array([share])).demands.least_hz[0] for share in np.geomspace(1e-2, 40e3, 160)]
+        assert least <= min(every) * 1.11  # a step of the rates
+        wasted.append(equal.demands.least_hz[0] / least)
+    assert max(wasted) > 1.5
 
 
 def test_infeasible_limits_name_devices_and_bandwidth(cell):

@@ -10,7 +10,7 @@ from cuhlm_opt.runs import ask_runs, repeated
 def runs_of(prompt, skip, classes, n_classes, tokens):
     """Each position sends messages of one class."""
     asked = csr_array((1 - skip, (classes, np.arange(len(skip)))), shape=(n_classes, len(skip)))
-    return ask_runs(prompt, skip, asked, tokens)
+    return ask_runs(prompt, asked, tokens)
 
 
 def simulated(prompt, skip, classes, n_classes, tokens, rng, rounds=4000):

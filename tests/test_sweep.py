@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import pairwise
 
 import pyarrow.csv
 import pyarrow.parquet
@@ -161,3 +162,49 @@ def test_bad_sweeps_end_with_one_line_and_2(folder, tmp_path, capsys, arguments,
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_where_the_llm_reads_on_a_larger_budget_is_never_slower(folder):
+    """Skipping can cost then: a message that follows a verdict at once needs no further pass."""
+    fixed = {"domain": "code", "policy": "budget", "pipelining": "eager", "llm_s": 0.03}
+    solver = Solver(folder, bandwidth_hz=1e6, **fixed)
+    speeds = {mode: [] for mode in ("u-hlm", "coarse", "exact", "cu-hlm-offline")}
+    for budget in (0.0, 0.02, 0.1, 0.2):
+        rows = solver.rows({"bandwidth_hz": 1e6, "snr_db": 10.0, "rtt_s": 0.0, "max_bias": budget})
+        for row in rows:
+            if row["mode"] in speeds:
+                speeds[row["mode"]].append(row["throughput_tokens_per_s"])
+    for mode in ("coarse", "exact"):  # the others spend a budget of 0 on rounding
+        assert all(after >= before * (1 - 1e-9) for before, after in pairwise(speeds[mode]))
+    assert all(after >= before * (1 - 1e-9) for each in speeds.values() for before, after in pairwise(each[1:]))
+
+
+def test_a_link_that_cannot_be_is_named_before_any_is_solved(folder, tmp_path, capsys):
+    arguments = ["sweep", "--calibration", folder, "--domain", "code", "--out", str(tmp_path / "s.csv")]
+    fading = ["--bandwidth", "1MHz", "--channel", "rayleigh", "--fixed-rate", "4", "--snr=-10dB,20dB"]
+    assert main([*arguments, *fading]) == 2
+    assert "at --snr -10dB: --fixed-rate 4.0" in capsys.readouterr().err
+    trace = tmp_path / "trace.csv"
+    trace.write_text("0,1e4\n1,2e4\n2,1e4\n")
+    through = ["--channel", "trace", "--trace", str(trace)]
+    for axis in (["--bandwidth", "1MHz"], ["--snr", "0dB,10dB"]):
+        assert main([*arguments, *through, *axis]) == 2
+        assert "do not go with --channel trace" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["trace.csv"]
+
+
+def test_resuming_notices_another_trace(folder, tmp_path):
+    trace = tmp_path / "trace.csv"
+    trace.write_text("0,1e4\n1,2e4\n2,1e4\n")
+    through = plan(folder, bandwidth_hz=(None,), snr_db=(10.0,))
+    through.options.update(channel="trace", trace=str(trace), bandwidth_hz=None)
+
+    def stop(done: int) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(through, tmp_path / "s.csv", workers=1, progress=stop)
+    trace.write_text("0,1e5\n1,2e5\n2,1e5\n")
+    with pytest.raises(InputError, match="of another sweep"):
+        sweep(through, tmp_path / "s.csv", resume=True, workers=1, progress=lambda done: None)

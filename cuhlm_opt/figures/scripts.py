@@ -43,8 +43,7 @@ class Script:
         try:
             tree = ast.parse(path.read_text())
             summary = (ast.get_docstring(tree) or "").splitlines()[0]
-            values = {node.targets[0].id: node.value for node in tree.body if _assigns_a_name(node)}  # type: ignore[attr-defined]
-            reads = ast.literal_eval(values["READS"])
+            reads = ast.literal_eval(_assigned(tree, "READS"))
         except (SyntaxError, ValueError, LookupError) as error:
             raise RunError(
                 f"{path}: a figure's script needs a docstring and READS = (...), its inputs: {error}"
@@ -76,8 +75,12 @@ class Script:
         return module
 
 
-def _assigns_a_name(node: ast.stmt) -> bool:
-    return isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
+def _assigned(tree: ast.Module, name: str) -> ast.expr:
+    """What a module assigns to a name; LookupError where it does not."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [name]:
+            return node.value
+    raise LookupError(f"{name} is not assigned")
 
 
 def find_scripts(folder: Path, kinds: Iterable[Kind] = (Kind.FIGURE, Kind.TABLE)) -> dict[str, Script]:

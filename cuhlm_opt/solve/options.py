@@ -130,9 +130,7 @@ def pose(calibration: str = "qwen2.5-coder", **options: Unpack[Options]) -> Pose
     unknown = set(options) - set(Options.__annotations__)
     if unknown:
         raise TypeError(f"unknown options: {', '.join(sorted(unknown))}")
-    settings = ChannelSettings.model_validate(
-        {_CHANNEL[name]: value for name, value in options.items() if name in _CHANNEL}
-    )
+    settings = channel_settings(options)
     budget = check_fraction(options.get("max_bias", 0.02), "--max-bias")
     mode = _choose("--mode", options.get("mode", Mode.CU_HLM_OFFLINE), Mode)
     rounds, mode = _rounds(options, mode)
@@ -178,6 +176,13 @@ def pose(calibration: str = "qwen2.5-coder", **options: Unpack[Options]) -> Pose
         raise InputError(f"--signal {str(signal)!r} is not allowed with --drafting triggered; use u_bar")
     given_times = tuple(name for name, value in times.items() if value is not None)
     return Posed(problem=problem, evidence=evidence, mode=mode, settings=settings, given_times=given_times)
+
+
+def channel_settings(options: Options) -> ChannelSettings:
+    """What the options say of the link; `link_of` checks the values."""
+    return ChannelSettings.model_validate(
+        {_CHANNEL[name]: value for name, value in options.items() if name in _CHANNEL}
+    )
 
 
 def _rounds(options: Options, mode: Mode) -> tuple[RoundOptions, Mode]:

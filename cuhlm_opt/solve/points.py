@@ -16,9 +16,7 @@ from cuhlm_opt.solve.certificate import CertifiedThreshold
 from cuhlm_opt.solve.limits import Objective
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.speculating import Speculation
-from cuhlm_opt.solve.truncation import (
-    Truncation,
-)
+from cuhlm_opt.solve.truncation import Truncation
 
 _Floats = NDArray[np.float64]
 

@@ -10,7 +10,7 @@ from cuhlm_opt.solve.load import Evidence
 from cuhlm_opt.solve.losses import threshold_grid
 from cuhlm_opt.solve.points import ModePoint, throughput, used_link
 from cuhlm_opt.solve.problem import Problem
-from cuhlm_opt.solve.threshold import Policy, Signal
+from cuhlm_opt.solve.threshold import Gate, Policy, Signal
 from cuhlm_opt.units import format_si
 
 _TIE = 0.01
@@ -303,7 +303,18 @@ def _records(problem: Problem, evidence: Evidence) -> list[str]:
     return [
         f"records: {records.n_tokens} positions of {records.n_prompts} prompts, domain {evidence.domain!r}, "
         f"temperature {_given_or_1(calibration.temperature)}, top-p {_given_or_1(calibration.top_p)}, "
-        f"contexts {_CONTEXTS.get(source, source)}"
+        f"contexts {_CONTEXTS.get(source, source)}",
+        *_sampled(problem.gate),
+    ]
+
+
+def _sampled(gate: Gate) -> list[str]:
+    """What was taken from some of the prompts only."""
+    if gate.some is gate:
+        return []
+    return [
+        f"truncations were ranked, and runs and rounds counted, on {gate.some.records.n_prompts} of the prompts; "
+        "thresholds, skip rates and biases are of all"
     ]
 
 

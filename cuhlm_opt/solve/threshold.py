@@ -186,12 +186,13 @@ class Gate:
         n = kept.shape[1]
         asked = (probabilities[:, None] * (1.0 - kept)).ravel()
         table = csr_array((asked, (classes, np.tile(np.arange(n), len(kept)))), shape=(int(first[-1]), n))
-        weights = ask_runs(self.records.prompt, probabilities @ kept, table, self.answer_tokens)
-        return Asks(
+        asks = Asks(
             bits=np.concatenate([lengths for lengths, _ in messages]),
-            weights=weights,
+            weights=ask_runs(self.records.prompt, table, self.answer_tokens),
             states=None if states is None else np.repeat(np.arange(len(kept)), np.diff(first)),
         )
+        # Runs of many prompts are counted in some; how many tokens ask is known from all.
+        return asks.scaled(float(np.mean(probabilities @ kept)))
 
     def largest_within(self, budget: float, spent: float = 0.0) -> float | None:
         """Largest level t of the signal with mean risk(t) + spent <= budget; None where even the first exceeds it."""

@@ -224,14 +224,8 @@ def test_missing_and_foreign_inputs_name_the_command_that_makes_them(tmp_path):
         (["figures-data"], ["--out is missing"]),
     ],
 )
-def test_bad_input_is_one_line_and_exit_code_2(arguments, parts, capfd, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert len(err.splitlines()) == 1
-    assert all(part in err for part in parts), err
-    assert list(tmp_path.iterdir()) == []
+def test_bad_input_is_one_line_and_exit_code_2(refused, arguments, parts):
+    refused(arguments, parts)
 
 
 def test_check_says_what_is_stale_with_exit_code_1(capfd, tmp_path):

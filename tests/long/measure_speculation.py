@@ -57,7 +57,8 @@ def main() -> int:
     rows = []
     try:
         for way in ways:
-            point = solve(calibration, **{**common, **way})  # type: ignore[misc]
+            options: Options = {**common, **way}
+            point = solve(calibration, **options)
             answers = [decode(models, point, text, seed=n, max_tokens=given.tokens) for n, text in enumerate(prompts)]
             rows.append(_row(point, answers))
             print(json.dumps(rows[-1]), file=sys.stderr)
