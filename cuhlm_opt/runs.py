@@ -33,19 +33,23 @@ def repeated(prompt: NDArray[np.integer], tokens: int) -> tuple[NDArray[np.intp]
     return starts[order], lengths[order], totals[order]
 
 
-def ask_runs(prompt: NDArray[np.integer], asked: csr_array, tokens: int) -> _Floats:
+def ask_runs(
+    prompt: NDArray[np.integer], asks: _Floats, classes: NDArray[np.integer], n_classes: int, tokens: int
+) -> _Floats:
     """Law of the runs, exactly: at each position the draft is kept with its own probability, by a coin of its own.
 
     Args:
         prompt: index of the prompt per position, shape (N,), each prompt's positions together and in order.
-        asked: probability that a position asks, by the class of its message, shape (C, N); else its draft is kept.
+        asks: probability that a position asks, in each state of the channel, shape (H, N); else its draft is kept.
+        classes: class of the message that it then sends, shape (H, N).
+        n_classes: C.
         tokens: answers are repeated to at least so many, up to `_TOKENS`.
 
     Returns:
         The probability that a token asks with a message of class c after n - 1 skipped ones, shape (C, L), n = 1 .. L;
         every position counts alike. The sum is the share that asks, of `MOST_PROMPTS` prompts where there are more.
 
-    >>> ask_runs(np.zeros(2, int), csr_array([[0.5, 0.5]]), tokens=2).tolist()
+    >>> ask_runs(np.zeros(2, int), np.full((1, 2), 0.5), np.zeros((1, 2), int), 1, tokens=2).tolist()
     [[0.375, 0.125]]
     """
     starts, lengths, totals = repeated(prompt, min(tokens, _TOKENS))
@@ -53,9 +57,8 @@ def ask_runs(prompt: NDArray[np.integer], asked: csr_array, tokens: int) -> _Flo
     starts, lengths, totals = starts[::every], lengths[::every], totals[::every]
     longest = int(totals[0])
     share = lengths / (totals * lengths.sum())  # a token of a repeated answer stands for this share of all
-    weights = np.zeros((asked.shape[0], longest))
-    single = asked.shape[0] == 1
-    columns, skip = asked.tocsc(), 1.0 - np.asarray(asked.sum(axis=0))
+    weights = np.zeros((n_classes, longest))
+    skip = 1.0 - asks.sum(axis=0)
     # Column j: probability, times the share, that token j asked last; column 0 stands for the beginning.
     last = np.zeros((len(starts), longest + 1))
     last[:, 0] = share
@@ -63,7 +66,11 @@ def ask_runs(prompt: NDArray[np.integer], asked: csr_array, tokens: int) -> _Flo
         active = int(np.searchsorted(-totals, -place))  # the answers longer than `place` come first
         rows = starts[:active] + place % lengths[:active]
         kept, since = skip[rows], last[:active, : place + 1]
-        reached = ((1.0 - kept) @ since)[None] if single else columns[:, rows] @ since
+        if n_classes == 1:
+            reached = ((1.0 - kept) @ since)[None]
+        else:
+            cells = classes[:, rows].ravel(), np.tile(np.arange(active), len(asks))
+            reached = csr_array((asks[:, rows].ravel(), cells), shape=(n_classes, active)) @ since
         weights[:, : place + 1] += reached[:, ::-1]
         since *= kept[:, None]
         last[:active, place + 1] = (1.0 - kept) * share[:active]

@@ -1,7 +1,7 @@
 """Thresholds of a mode: the largest within the budget, a smaller one where that is better, or one for each state."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import replace
 
 import numpy as np
@@ -172,10 +172,12 @@ def skipping_of(problem: Problem, gate: Gate, point: ModePoint) -> Skipping:
     return Skipping(skip=skip, risk=risk, query=None, kept=None)
 
 
-def sending(point: ModePoint, gate: Gate, skip: _Floats, bits: _Floats | float) -> ModePoint:
-    """`point` with what each recorded position keeps and would send."""
+def sending(
+    point: ModePoint, gate: Gate, skip: _Floats, bits: _Floats | float, key: Hashable | None = None
+) -> ModePoint:
+    """`point` with what each recorded position keeps and would send; `key` names that where it will come again."""
     lengths = np.broadcast_to(np.asarray(bits, dtype=np.float64), skip.shape)
-    asks = gate.asks(skip, lengths)
+    asks = gate.asks(skip, lengths) if key is None else gate.remembered(key, lambda: gate.asks(skip, lengths))
     return replace(point, skip=skip, bits=lengths, asks=asks, payload_bits=asks.mean_bits)
 
 

@@ -115,37 +115,25 @@ def speculations(
     """
     longest = options.draft_length or MOST_DRAFTS
     lengths = range(1 if options.draft_length is None else longest, longest + 1)
-    ranked: list[_Ranked] = []
-    for way in _ways(gate, coding, options):
+    ways = list(_ways(gate, coding, options))
+    shape = (len(ways), len(lengths))
+    seconds, passes, sent = np.zeros(shape), np.empty(shape), np.empty(shape)  # per token
+    for at, way in enumerate(ways):
         stood, drafted = _depths(gate, coding, way, longest)
-        bits = coding.bits(way.data, way.k)
-        costs = None if times is None else _round_costs(way, times, link, bits, longest)
-        for g in lengths:
-            tokens_out = 1.0 + float(stood[:g].sum())
-            drafts = -np.diff(np.append(drafted[:g], 0.0))  # probability of 1 .. g drafts
-            seconds = 0.0 if costs is None else float(drafts @ costs[:g]) / tokens_out
-            sent = bits * float(drafted[:g].sum()) / tokens_out
-            ranked.append(_Ranked(way=way, draft_length=g, seconds=seconds, passes=1.0 / tokens_out, bits=sent))
-    chosen = [min(ranked, key=lambda each: each.passes), min(ranked, key=lambda each: each.bits)]
+        tokens_out, bits = 1.0 + np.cumsum(stood), coding.bits(way.data, way.k)
+        passes[at] = (1.0 / tokens_out)[-len(lengths) :]
+        sent[at] = (bits * np.cumsum(drafted) / tokens_out)[-len(lengths) :]
+        if times is not None:  # a round takes what each draft adds, as often as it is drafted
+            added = np.diff(_round_costs(way, times, link, bits, longest), prepend=0.0)
+            seconds[at] = (np.cumsum(drafted * added) / tokens_out)[-len(lengths) :]
+    chosen = [divmod(int(np.argmin(each)), len(lengths)) for each in (passes, sent)]
     if times is not None:
-        by_length = ([each for each in ranked if each.draft_length == g] for g in lengths)
-        chosen += [min(alike, key=lambda each: (each.seconds, each.bits)) for alike in by_length]
-    found = {(each.way, each.draft_length): None for each in chosen}
+        chosen += [(int(np.lexsort((sent[:, at], seconds[:, at]))[0]), at) for at in range(len(lengths))]
+    found = dict.fromkeys((ways[way], lengths[at]) for way, at in chosen)
     return [
         Speculation(way=way, draft_length=g, coding=coding, rates=_rates(gate, coding, way, g, tokens))
         for way, g in found
     ]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Ranked:
-    """A way and a draft length, per token as if rounds began at every position alike."""
-
-    way: Way
-    draft_length: int
-    seconds: float
-    passes: float
-    bits: float
 
 
 def chances(records: Records, coding: DraftCoding, way: Way) -> Chances:

@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from cuhlm_opt.artefacts import SignalFit
 from cuhlm_opt.latency import Asks
@@ -182,13 +181,11 @@ class Gate:
         probabilities = np.ones(1) if states is None else np.array(states)
         messages = [np.unique(each, return_inverse=True) for each in sent]
         first = np.cumsum([0, *(len(lengths) for lengths, _ in messages)])
-        classes = np.concatenate([start + own for start, (_, own) in zip(first, messages, strict=False)])
-        n = kept.shape[1]
-        asked = (probabilities[:, None] * (1.0 - kept)).ravel()
-        table = csr_array((asked, (classes, np.tile(np.arange(n), len(kept)))), shape=(int(first[-1]), n))
+        classes = np.array([start + own for start, (_, own) in zip(first, messages, strict=False)])
+        asking = probabilities[:, None] * (1.0 - kept)
         asks = Asks(
             bits=np.concatenate([lengths for lengths, _ in messages]),
-            weights=ask_runs(self.records.prompt, table, self.answer_tokens),
+            weights=ask_runs(self.records.prompt, asking, classes, int(first[-1]), self.answer_tokens),
             states=None if states is None else np.repeat(np.arange(len(kept)), np.diff(first)),
         )
         # Runs of many prompts are counted in some; how many tokens ask is known from all.

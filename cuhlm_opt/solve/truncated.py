@@ -55,7 +55,8 @@ def _truncated_at(problem: Problem, gate: Gate, mode: Mode, truncation: Truncati
 
     def build(point: ModePoint, skipping: Skipping) -> ModePoint:
         entries = skipping.mean_over_asking(truncation.sizes)
-        return replace(sending(point, gate, skipping.skip, truncation.bits), entries=entries)
+        key = ("sent", mode, point.threshold, truncation.identity)  # links change more often
+        return replace(sending(point, gate, skipping.skip, truncation.bits, key), entries=entries)
 
     point = replace(
         settled(problem, gate, mode, build, spent=truncation.spent),

@@ -43,6 +43,12 @@ class Truncation:
     bias: float | None
     """Mean TV(x, x_hat_k), a proved bound on the bias added; None where k depends on the draft."""
 
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What tells it from others over the same records."""
+        coding = self.coding
+        return self.distortion, self.theta, self.k, coding.law_format, coding.quantiser, coding.b_prob
+
     def over(self, records: Records) -> "Truncation":
         """The same k, or the same tolerance, over other records; for the proved bound."""
         if records is self.coding.records:
