@@ -196,7 +196,7 @@ def _ways(gate: Gate, coding: DraftCoding, options: RoundOptions) -> Iterator[Wa
 
 def _depths(gate: Gate, coding: DraftCoding, way: Way, longest: int) -> tuple[_Floats, _Floats]:
     return gate.remembered(
-        ("depths", coding, way, longest), lambda: depths(chances(gate.some.records, coding, way), longest)
+        ("depths", coding, way, longest), lambda: depths(chances(gate.few.records, coding, way), longest)
     )
 
 

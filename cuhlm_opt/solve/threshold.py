@@ -28,8 +28,8 @@ _Value = TypeVar("_Value")
 
 _RECENT_POSITIONS = 2_000_000
 """Positions times thresholds whose skipping a gate keeps at most."""
-_RUN_PROMPTS = 512
-"""Prompts in which runs are counted at many thresholds."""
+_FEW_PROMPTS = 512
+"""Prompts in which runs are counted at many thresholds, and ways to draft ranked."""
 _RUN_LEVELS = 48
 """Thresholds at which the runs are counted; between them they are interpolated in the skip rate."""
 
@@ -75,7 +75,15 @@ class Gate:
     @cached_property
     def some(self) -> "Gate":
         """The same rule on some of the prompts, to rank candidates by; itself where there are few."""
-        records = self.records.some_prompts(MOST_PROMPTS)
+        return self._on_prompts(MOST_PROMPTS)
+
+    @cached_property
+    def few(self) -> "Gate":
+        """The same rule on fewer still, for what is counted many times."""
+        return self._on_prompts(_FEW_PROMPTS)
+
+    def _on_prompts(self, most: int) -> "Gate":
+        records = self.records.some_prompts(most)
         return self if records is self.records else replace(self, records=records)
 
     def of_prompts(self, prompts: NDArray[np.integer]) -> "Gate":
@@ -165,8 +173,7 @@ class Gate:
         spread = np.searchsorted(curve.skip_rate, wanted * curve.skip_rate[-1])
         at = np.unique(spread if len(curve.levels) > _RUN_LEVELS else np.arange(len(curve.levels)))
         thresholds = [None, *curve.levels[np.minimum(at, len(curve.levels) - 1)].tolist()]
-        some = replace(self, records=self.records.some_prompts(_RUN_PROMPTS))
-        laws = [some.asks(some._at(threshold).skip) for threshold in thresholds]
+        laws = [self.few.asks(self.few._at(threshold).skip) for threshold in thresholds]
         return np.array([1.0 - law.rate for law in laws]), np.array([law.weights[0] for law in laws])
 
     def asks(self, skip: _Floats, bits: _Floats | None = None, states: Sequence[float] | None = None) -> Asks:
