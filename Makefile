@@ -44,7 +44,7 @@ types: .venv/.dev
 
 unit: .venv/.dev
 	$(BIN)/python figures/readme_tables.py --check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 bench: .venv/.dev
 	@for benchmark in tests/benchmarks/bench_*.py; do $(BIN)/python $$benchmark || exit 1; done
