@@ -1,4 +1,5 @@
-# `make demo` and `make test` work on a fresh clone with Python 3.11+, make and a C and C++ compiler.
+# `make demo` and `make test` work on a fresh clone with Python 3.11+, make and a C and C++ compiler; the tests
+# with Chromium too, which apt.txt names.
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= demo-out

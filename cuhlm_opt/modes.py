@@ -1,33 +1,38 @@
 """The decoding modes of THEORY.md, section 3, by the names users type."""
 
 from enum import StrEnum
+from typing import Self
 
 
 class Mode(StrEnum):
-    """Who drafts, what crosses the link, and who has the last word."""
+    """Who drafts, what crosses the link, and who has the last word. [P] is published, [N] is not."""
 
-    SLM = "slm"
-    """SLM only; nothing crosses the link."""
-    LLM = "llm"
-    """LLM only; the server streams the answer."""
-    QUERY = "query"
-    """Skip or let the server draw from y; token ids only [N]."""
-    HLM = "hlm"
-    """Upload all of x at every token, exact verification [P]."""
-    RANDOM = "random"
-    """As u-hlm, skipping by a coin of the same rate: the control of every uncertainty signal."""
-    U_HLM = "u-hlm"
-    """Upload all of x when u > u_th [P, arXiv 2412.12687]."""
-    CU_HLM_OFFLINE = "cu-hlm-offline"
-    """Upload the k largest entries of x when u > u_th, one k for all positions [P, arXiv 2505.11788]."""
-    CU_HLM_ONLINE = "cu-hlm-online"
-    """As cu-hlm-offline with a k for each position [P]."""
-    EXACT = "exact"
-    """Truncate, then draw: drafts from x_hat, verified against the same x_hat [N, THEORY 4.7]."""
-    COARSE = "coarse"
-    """Coarse verification: only the skippable entries cross the link [N, THEORY 5]."""
-    SPECULATIVE = "speculative"
-    """Several drafts a round, all of them tested; back to the first that fails [N, THEORY 7]."""
+    meaning: str
+    """The mode in a line."""
+
+    def __new__(cls, value: str, meaning: str = "") -> Self:
+        """A member is its name; its meaning comes along."""
+        member = str.__new__(cls, value)
+        member._value_, member.meaning = value, meaning
+        return member
+
+    SLM = "slm", "SLM only; nothing crosses the link."
+    LLM = "llm", "LLM only; the server streams the answer."
+    QUERY = "query", "Skip or let the server draw from y; token ids only [N]."
+    HLM = "hlm", "Upload all of x at every token, exact verification [P]."
+    RANDOM = "random", "As u-hlm, skipping by a coin of the same rate: the control of every uncertainty signal."
+    U_HLM = "u-hlm", "Upload all of x when u > u_th [P, arXiv 2412.12687]."
+    CU_HLM_OFFLINE = (
+        "cu-hlm-offline",
+        "Upload the k largest entries of x when u > u_th, one k for all positions [P, arXiv 2505.11788].",
+    )
+    CU_HLM_ONLINE = "cu-hlm-online", "As cu-hlm-offline with a k for each position [P]."
+    EXACT = "exact", "Truncate, then draw: drafts from x_hat, verified against the same x_hat [N]."
+    """THEORY 4.7."""
+    COARSE = "coarse", "Coarse verification: only the skippable entries cross the link [N]."
+    """THEORY 5."""
+    SPECULATIVE = "speculative", "Several drafts a round, all of them tested; back to the first that fails [N]."
+    """THEORY 7."""
 
     @property
     def skips(self) -> bool:

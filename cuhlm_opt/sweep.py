@@ -247,23 +247,31 @@ def _row(problem: Problem, solved: ModePoint, point: Point, references: list[flo
     }
 
 
-def parse_axis(text: str, name: str, parse: Callable[[str], float]) -> tuple[float, ...]:
+def parse_axis(text: str, name: str, parse: Callable[[str, str], float]) -> tuple[float, ...]:
     """Values of an axis: `a`, `a,b,c`, `a:b:log:n`, `a:b:lin:n`, or `a:b:step`.
 
-    >>> parse_axis("1:100:log:3", "--x", float), parse_axis("0:1:0.5", "--x", float), parse_axis("3,1", "--x", float)
-    ((1.0, 10.0, 100.0), (0.0, 0.5, 1.0), (3.0, 1.0))
+    Args:
+        text: the values.
+        name: the argument, for messages.
+        parse: reads one value, given its text and the argument.
+
+    >>> from cuhlm_opt.units import parse_bandwidth_hz, parse_fraction
+    >>> parse_axis("1MHz,4MHz", "--bandwidth", parse_bandwidth_hz)
+    (1000000.0, 4000000.0)
+    >>> parse_axis("0:1:lin:3", "--max-bias", parse_fraction)
+    (0.0, 0.5, 1.0)
     """
     hint = f"{name} {text!r} is not a range; give a value, a list a,b,c, or a range a:b:step, a:b:lin:n or a:b:log:n"
     parts = text.split(":")
     if len(parts) == 1:
         if not all(part.strip() for part in text.split(",")):
             raise InputError(hint)
-        return tuple(parse(part.strip()) for part in text.split(","))
-    low, high = parse(parts[0]), parse(parts[1]) if len(parts) > 1 else math.nan
+        return tuple(parse(part.strip(), name) for part in text.split(","))
+    low, high = parse(parts[0], name), parse(parts[1], name) if len(parts) > 1 else math.nan
     if high < low:
         raise InputError(f"{name} {text!r} is empty: it ends below its beginning")
     if len(parts) == 3:
-        step = parse(parts[2])
+        step = parse(parts[2], name)
         if not step > 0:
             raise InputError(f"{name} {text!r} is empty: its step is not positive")
         count = math.floor((high - low) / step * (1 + 1e-12) + 1e-9) + 1

@@ -48,6 +48,15 @@ def parse_snr(text: str, name: str = "--snr") -> float:
     return float(10 ** (float(quantity) / 10))
 
 
+def parse_snr_db(text: str, name: str = "--snr") -> float:
+    """Signal-to-noise ratio in decibels, as `parse_snr` reads it.
+
+    >>> parse_snr_db("-5dB")
+    -5.0
+    """
+    return round(10 * math.log10(parse_snr(text, name)), 9)
+
+
 def parse_time_s(text: str, name: str) -> float:
     """Time in seconds, at least zero and finite.
 
@@ -84,6 +93,15 @@ def parse_bits(text: str, name: str) -> float:
     if quantity.units not in ("b", "B") or not math.isfinite(quantity) or quantity < 0:
         raise InputError(f"{name} {text!r} is not allowed; give {hint}")
     return float(quantity) * (8 if quantity.units == "B" else 1)
+
+
+def parse_fraction(text: str, name: str) -> float:
+    """A number in [0, 1] in text; InputError for anything else."""
+    try:
+        value = float(text)
+    except ValueError:
+        raise InputError(f"{name} {text!r} is not a number; give one between 0 and 1") from None
+    return check_fraction(value, name)
 
 
 def check_fraction(value: float, name: str) -> float:

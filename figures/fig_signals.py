@@ -11,7 +11,7 @@ BINS = 20
 
 def draw(inputs, width):
     """Tokens of one domain in a panel, and the sampling error of all in another."""
-    samples = int(inputs.metadata["scoring"]["samples"])
+    samples = int(inputs.scoring("samples"))
     domains = inputs.domains
     figure, axes = style.panels(width, 1, 2, 1.9 if style.stacked(width) else 2.6)
     shown = max(domains, key=lambda domain: inputs.calibration.domains[domain].mean_tv.value)

@@ -101,11 +101,18 @@ def test_pareto_front_by_definition():
     assert pareto(points) == [False, True, False, True, True, False, False, False]
 
 
+def number(text: str, name: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError(f"{name} {text!r} is not a number") from None
+
+
 def test_ranges():
     assert parse_axis("1MHz:4MHz:log:3", "--x", parse_bandwidth_hz) == pytest.approx((1e6, 2e6, 4e6))
-    assert parse_axis("-20:20:10", "--x", float) == (-20.0, -10.0, 0.0, 10.0, 20.0)
-    assert len(parse_axis("0:0.3:0.1", "--x", float)) == 4
-    assert parse_axis("5:5:lin:1", "--x", float) == (5.0,)
+    assert parse_axis("-20:20:10", "--x", number) == (-20.0, -10.0, 0.0, 10.0, 20.0)
+    assert len(parse_axis("0:0.3:0.1", "--x", number)) == 4
+    assert parse_axis("5:5:lin:1", "--x", number) == (5.0,)
 
 
 @pytest.mark.parametrize(
@@ -122,12 +129,6 @@ def test_ranges():
     ],
 )
 def test_ranges_that_are_none(text, message):
-    def number(part: str) -> float:
-        try:
-            return float(part)
-        except ValueError:
-            raise InputError(f"--x {part!r} is not a number") from None
-
     with pytest.raises(InputError) as caught:
         parse_axis(text, "--x", number)
     assert message in str(caught.value)

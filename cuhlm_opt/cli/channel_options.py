@@ -1,11 +1,10 @@
 """Options of the link, shared by the commands that take one."""
 
-import math
 from typing import Annotated, Any
 
 import typer
 
-from cuhlm_opt.units import parse_bandwidth_hz, parse_bits, parse_snr, parse_time_s
+from cuhlm_opt.units import parse_bandwidth_hz, parse_bits, parse_snr_db, parse_time_s
 
 Bandwidth = Annotated[str | None, typer.Option(help="Uplink bandwidth, such as 10MHz; none with a trace.")]
 Snr = Annotated[str, typer.Option(help="Signal-to-noise ratio in decibels; of fading its mean.")]
@@ -36,7 +35,7 @@ def link_arguments(bandwidth: str | None, snr: str, rtt: str, downlink: str, ove
     """The options with units as arguments of `solve`."""
     return {
         "bandwidth_hz": None if bandwidth is None else parse_bandwidth_hz(bandwidth),
-        "snr_db": round(10 * math.log10(parse_snr(snr)), 9),
+        "snr_db": parse_snr_db(snr),
         "rtt_s": parse_time_s(rtt, "--rtt"),
         "downlink_s": parse_time_s(downlink, "--downlink"),
         "overhead_bits": parse_bits(overhead, "--overhead"),

@@ -13,6 +13,7 @@ from cuhlm_opt.cli.cell import cell
 from cuhlm_opt.cli.decode import decode
 from cuhlm_opt.cli.derive import derive
 from cuhlm_opt.cli.figures import figures, figures_data
+from cuhlm_opt.cli.report import report
 from cuhlm_opt.cli.simulate import simulate
 from cuhlm_opt.cli.solve import solve
 from cuhlm_opt.cli.sweep import sweep
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (calibrate, fit, solve, sweep, simulate, cell, decode, derive, figures, figures_data):
+for command in (calibrate, fit, solve, sweep, simulate, cell, decode, derive, figures, figures_data, report):
     app.command()(command)
 app.add_typer(pairs.app, name="pairs")
 
@@ -39,6 +40,7 @@ _EXTRAS = {
     "gguf": "models",
     "sympy": "proofs",
     "matplotlib": "figures",
+    "jinja2": "figures",
 }
 
 

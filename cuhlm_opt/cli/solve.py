@@ -8,12 +8,12 @@ import typer
 from cuhlm_opt.channel import BLOCK_ERROR
 from cuhlm_opt.cli import channel_options as options
 from cuhlm_opt.fading import NAKAGAMI_M, RICIAN_K
-from cuhlm_opt.units import format_si, parse_rate_bps, parse_time_s
+from cuhlm_opt.units import parse_rate_bps, parse_time_s
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from cuhlm_opt.artefacts import AnswerLatency, ChannelSettings, ModeRow, OperatingPoint
+    from cuhlm_opt.artefacts import OperatingPoint
 
 _WIDTH = 100
 
@@ -148,27 +148,22 @@ def _show(point: "OperatingPoint", out: Path | None) -> None:
     """The point in plain lines, the table of modes, what to beware of, what was assumed."""
     from rich.console import Console
 
+    from cuhlm_opt.wording import facts, link_words
+
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=_WIDTH)
     console.print(
-        f"{point.mode} on {_channel(point.channel)}, "
+        f"{point.mode} on {link_words(point.channel)}, "
         f"calibration {point.calibration.id}, domain {point.domain}: {point.status}"
     )
-    _print_lines(console, _facts(point))
+    _print_lines(console, facts(point))
     _print_modes(console, point)
     _print_lines(console, [("recommended", f"{point.recommended.mode or 'none'}: {point.recommended.reason}")])
     _print_lines(console, [("warning", line) for line in point.warnings])
     _print_lines(console, [("assumed", line) for line in point.assumptions])
     if out is not None:
         console.print(f"written to {out}")
-
-
-def _channel(link: "ChannelSettings") -> str:
-    if link.bandwidth_hz is None:
-        return f"trace {link.trace}"
-    kind = "" if link.kind == "awgn" else f", {link.kind}" + (f" {link.coding}" if link.coding else "")
-    return f"{format_si(link.bandwidth_hz, 'Hz')} at {link.snr_db:g} dB{kind}"
 
 
 def _print_lines(console: "Console", lines: list[tuple[str, str]]) -> None:
@@ -182,153 +177,17 @@ def _print_lines(console: "Console", lines: list[tuple[str, str]]) -> None:
     console.print(grid)
 
 
-def _facts(point: "OperatingPoint") -> list[tuple[str, str]]:
-    """The operating point, a line each."""
-    kind = next(row.bias_kind for row in point.baselines if row.mode is point.mode)
-    equals = "at most " if kind == "bound" else ""
-    certificate = point.certificate
-    promised = (
-        []
-        if certificate is None
-        else [("certificate", f"{certificate.method}, {certificate.n_prompts} prompts: {certificate.assumptions[0]}")]
-    )
-    return [
-        ("threshold", _threshold(point) + ("" if point.drafting else f"; policy {point.policy}")),
-        *promised,
-        *_rounds(point),
-        ("skip rate", f"{_number(point.skip_rate)}{_span(point.skip_rate_ci)}"),
-        ("upload", f"{_entries(point)}{_bits(point.payload_bits)} bits, {_seconds(point.uplink_s)}"),
-        (
-            "bias",
-            f"{equals}{_bias(point.bias_total)}{_span(point.bias_total_ci)}: skipping {_bias(point.bias_skip)}"
-            f"{_span(point.bias_skip_ci)}, truncation {_bias(point.bias_truncation)}, quantisation "
-            f"{_bias(point.bias_quantisation)}; budget {point.bias_budget:g}, "
-            f"numeric floor {_bias(point.numeric_floor)}",
-        ),
-        ("latency", f"{_latencies(point)} a token{_answer(point)}"),
-        (
-            "throughput",
-            f"{_number(point.throughput_tokens_per_s)} tokens/s{_span(point.throughput_ci)}; "
-            f"{_number(point.speedup_vs_hlm)} x HLM sending dense laws, "
-            f"{_number(point.speedup_vs_hlm_published)} x in the published format",
-        ),
-        *_worth(point),
-    ]
-
-
-def _latencies(law: "OperatingPoint | AnswerLatency") -> str:
-    names = ("latency_s", "latency_p50_s", "latency_p95_s", "latency_p99_s")
-    if law.__class__.__name__ == "AnswerLatency":
-        names = ("mean_s", "p50_s", "p95_s", "p99_s")
-    mean, *quantiles = (_seconds(getattr(law, name)) for name in names)
-    return f"{mean} (50, 95, 99 %: {', '.join(quantiles)})"
-
-
-def _answer(point: "OperatingPoint") -> str:
-    law = point.answer_latency
-    return "" if law is None else f", {_latencies(law)} an answer of {point.answer_tokens} tokens"
-
-
-def _span(interval: tuple[float, float] | None) -> str:
-    """A 95 % interval over prompts."""
-    return "" if interval is None else f" ({interval[0]:.4g} to {interval[1]:.4g})"
-
-
-def _threshold(point: "OperatingPoint") -> str:
-    computed = point.u_threshold_computed
-    if point.status == "degenerate":
-        given = "no value" if computed is None else f"{computed:.4f}"
-        return f"{point.policy} gives {given}, degenerate and not used: every token asks"
-    if point.state_thresholds:
-        found = [state.u_threshold for state in point.state_thresholds]
-        return f"keep the draft when {point.signal} <= " + ", ".join("-" if t is None else f"{t:.4f}" for t in found)
-    if point.u_threshold is not None and point.drafting is not None:
-        return f"draft on while {point.signal} <= {point.u_threshold:.4f}, every draft is tested"
-    if point.u_threshold is not None:
-        return f"keep the draft when {point.signal} <= {point.u_threshold:.4f}"
-    return "unknown" if point.skip_rate is None else "none in use"
-
-
-def _rounds(point: "OperatingPoint") -> list[tuple[str, str]]:
-    """What a round is, where it has several drafts."""
-    if point.drafting is None:
-        return []
-    limit = "up to " if point.drafting == "triggered" else ""
-    return [("rounds", f"{limit}{point.draft_length} drafts, {point.drafting}, {point.pending_data} data of each")]
-
-
-def _entries(point: "OperatingPoint") -> str:
-    if point.k is not None:
-        return f"k = {point.k}, "
-    return "" if point.k_mean is None else f"k = {point.k_mean:.1f} on average, "
-
-
 def _print_modes(console: "Console", point: "OperatingPoint") -> None:
     """Every mode on this link; the chosen one is marked. ± is half of a 95 % interval over prompts."""
     from rich import box
     from rich.table import Table
 
+    from cuhlm_opt.wording import MODE_COLUMNS, mode_cells
+
     table = Table(box=box.SIMPLE, padding=(0, 1), collapse_padding=True, pad_edge=False)
-    for title in ("mode", "tokens/s", "bits/upload", "skip", "passes", "u_th", "k", "bias"):
+    for title in ("mode", *MODE_COLUMNS):
         table.add_column(title, justify="left" if title in ("mode", "bias") else "right", no_wrap=True)
     for row in point.baselines:
         marker = "* " if row.mode is point.mode else "  "
-        table.add_row(marker + row.mode, *_cells(row))
+        table.add_row(marker + row.mode, *mode_cells(row))
     console.print(table)
-
-
-def _worth(point: "OperatingPoint") -> list[tuple[str, str]]:
-    """What a little more would bring."""
-    worth = point.marginal_worth
-    if worth is None:
-        return []
-    parts = [
-        f"{value * scale:+.3g} tokens/s {unit}"
-        for value, scale, unit in (
-            (worth.per_bias, 1e-3, "for 0.001 of bias"),
-            (worth.per_hz, 1e6, "for 1 MHz"),
-            (worth.per_db, 1.0, "for 1 dB"),
-        )
-        if value is not None
-    ]
-    binding = "" if point.binding is None else f"; binding: {point.binding}"
-    return [("worth", ", ".join(parts) + binding)]
-
-
-def _cells(row: "ModeRow") -> tuple[str, ...]:
-    return (
-        f"{_number(row.throughput_tokens_per_s)}{_half(row.throughput_ci, 2)}",
-        _bits(row.payload_bits),
-        "-" if row.skip_rate is None else f"{row.skip_rate:.1%}{_half(row.skip_rate_ci, 1, 100)}",
-        "-" if row.server_passes_per_token is None else f"{row.server_passes_per_token:.2f}",
-        _bias(row.u_threshold),
-        "-" if row.k is None else f"{row.draft_length} x {row.k}" if row.drafting else str(row.k),
-        "unknown" if row.bias is None else f"{_RELATION[row.bias_kind]} {row.bias:.4f}{_half(row.bias_ci, 4)}",
-    )
-
-
-_RELATION = {"exact": "=", "bound": "≤", "none": "?"}
-"""What is known of a bias."""
-
-
-def _half(interval: tuple[float, float] | None, digits: int, scale: float = 1) -> str:
-    """Half the width of a 95 % interval over prompts, where it has one."""
-    if interval is None or interval[0] == interval[1]:
-        return ""
-    return f" ±{scale * (interval[1] - interval[0]) / 2:.{digits}f}"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
-
-
-def _bias(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
-
-
-def _bits(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}"
-
-
-def _seconds(value: float | None) -> str:
-    return "-" if value is None else format_si(value, "s")

@@ -12,7 +12,7 @@ from cuhlm_opt.cli import channel_options as options
 from cuhlm_opt.cli.progress import PointProgress
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.fading import NAKAGAMI_M, RICIAN_K
-from cuhlm_opt.units import check_fraction, parse_bandwidth_hz, parse_bits, parse_snr, parse_time_s
+from cuhlm_opt.units import parse_bandwidth_hz, parse_bits, parse_fraction, parse_snr_db, parse_time_s
 
 if TYPE_CHECKING:
     from cuhlm_opt.solve.options import Options
@@ -56,9 +56,9 @@ def sweep(
 
     axes = {
         "bandwidth_hz": (None,) if bandwidth is None else parse_axis(bandwidth, "--bandwidth", parse_bandwidth_hz),
-        "snr_db": parse_axis(snr, "--snr", lambda text: round(10 * math.log10(parse_snr(text)), 9)),
-        "rtt_s": parse_axis(rtt, "--rtt", lambda text: parse_time_s(text, "--rtt")),
-        "max_bias": parse_axis(max_bias, "--max-bias", _bias),
+        "snr_db": parse_axis(snr, "--snr", parse_snr_db),
+        "rtt_s": parse_axis(rtt, "--rtt", parse_time_s),
+        "max_bias": parse_axis(max_bias, "--max-bias", parse_fraction),
     }
     if trace is not None and (bandwidth is not None or len(axes["snr_db"]) > 1):
         raise InputError("--bandwidth and ranges of --snr do not go with --channel trace: the trace has the rates")
@@ -102,11 +102,3 @@ def sweep(
     else:
         won = ", ".join(f"{mode} at {count}" for mode, count in counts.items())
         print(f"{total} points, {len(table)} rows in {out}; fastest within the budget: {won}")
-
-
-def _bias(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        raise InputError(f"--max-bias {text!r} is not a number; give one between 0 and 1") from None
-    return check_fraction(value, "--max-bias")

@@ -83,6 +83,13 @@ class Inputs:
         """Metadata of the records."""
         return read_metadata(self.rows)
 
+    def scoring(self, name: str) -> Any:
+        """A setting that the records were scored with; InputError where they do not say, as imported ones may not."""
+        settings = self.metadata.get("scoring", {})
+        if name not in settings:
+            raise InputError(f"records of --calibration {self.name!r} do not say scoring.{name}, which this shows")
+        return settings[name]
+
     def posed(self, domain: str, max_bias: float = 0.02) -> Posed:
         """The problem that `solve` would pose for one domain and budget, on an arbitrary link."""
         self._declare("records")

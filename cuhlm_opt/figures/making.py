@@ -89,8 +89,7 @@ def make(
     made = []
     for script in scripts:
         progress(script.name)
-        with inputs.reading(script):
-            contents, caption = _contents(script, inputs, formats, width)
+        contents, caption = draw(script, inputs, formats, width)
         files = {inputs.out / f"{script.name}.{ending}": content for ending, content in contents.items()}
         files[inputs.out / f"{script.name}.txt"] = caption.encode()
         for path, content in files.items():
@@ -100,10 +99,18 @@ def make(
     return made
 
 
-def _contents(
-    script: Script, inputs: Inputs, formats: Sequence[str], width: Width
-) -> tuple[dict[str, bytes | str], str]:
-    """Content of each file of a figure or table by its ending, and the caption."""
+def draw(script: Script, inputs: Inputs, formats: Sequence[str], width: Width) -> tuple[dict[str, bytes | str], str]:
+    """Content of each file of a figure or table by its ending, and the caption.
+
+    Raises:
+        InputError: an input is missing or of another calibration.
+        RunError: the script failed.
+    """
+    with inputs.reading(script):
+        return _drawn(script, inputs, formats, width)
+
+
+def _drawn(script: Script, inputs: Inputs, formats: Sequence[str], width: Width) -> tuple[dict[str, bytes | str], str]:
     try:
         module = script.load()
         if script.kind is Kind.TABLE:

@@ -58,21 +58,26 @@ class Script:
         )
 
     def load(self) -> ModuleType:
-        """Run the script, which may import what lies beside it; nothing of it stays among the imported modules."""
-        spec = spec_from_file_location(f"_cuhlm_opt_{self.path.stem}", self.path)
-        if spec is None or spec.loader is None:
-            raise RunError(f"{self.path} cannot be run")
-        module = module_from_spec(spec)
-        before = set(sys.modules)
-        sys.path.insert(0, str(self.path.parent))
-        try:
-            spec.loader.exec_module(module)
-        finally:
-            sys.path.remove(str(self.path.parent))
-            beside = {path.stem for path in self.path.parent.glob("*.py")}
-            for name in beside & (set(sys.modules) - before):
-                del sys.modules[name]
-        return module
+        """Run the script."""
+        return load_module(self.path)
+
+
+def load_module(path: Path) -> ModuleType:
+    """Run a file, which may import what lies beside it; nothing of it stays among the imported modules."""
+    spec = spec_from_file_location(f"_cuhlm_opt_{path.stem}", path)
+    if spec is None or spec.loader is None:
+        raise RunError(f"{path} cannot be run")
+    module = module_from_spec(spec)
+    before = set(sys.modules)
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
+        beside = {other.stem for other in path.parent.glob("*.py")}
+        for name in beside & (set(sys.modules) - before):
+            del sys.modules[name]
+    return module
 
 
 def _assigned(tree: ast.Module, name: str) -> ast.expr:

@@ -30,7 +30,7 @@ PAIR = "qwen2.5-coder"
 SOURCES = {"code": "stdlib", "general": "general"}
 RECORDED = 400
 """Prompts of each source that the calibration used."""
-MODES, BUDGETS = ("coarse",), (0.02, 0.05)
+MODES, BUDGETS = ("u-hlm", "cu-hlm-offline", "coarse"), (0.01, 0.02, 0.05)
 LINK = {"bandwidth_hz": 10e6, "snr_db": 10.0}
 
 
@@ -38,7 +38,7 @@ def main() -> int:
     """Write the JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--prompts", type=int, default=10)
+    parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--threads", type=int, help="Of the models; none: all processors.")
     given = parser.parse_args()
