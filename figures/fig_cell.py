@@ -113,9 +113,10 @@ def caption_of(inputs, rows, modes):
         f"{reference} in mode {MODE}: with the least sum of latencies, the least maximum, proportional fairness of "
         "throughputs, equal shares, and shares in proportion to the bits that a device sends a token. Below: mean and "
         "largest latency of a token (ms) over all devices against the bandwidth, for the shares that are best at it "
-        "beside the two that are not optimised; each mode has an axis of its own. Saved by the best against equal "
-        f"shares: {saved}. {style.evidence(inputs)} Operating points are those of that calibration at the rate of each "
-        f"share: certified thresholds, bias budget {one['max_bias']:g} per token, AWGN at the Shannon rate, orthogonal "
+        "beside the two that are not optimised; each panel has an axis of its own, logarithmic where latencies differ "
+        f"much. Saved by the best against equal shares: {saved}. {style.evidence(inputs)} "
+        "Operating points are those of that calibration at the rate of each share: "
+        f"certified thresholds, bias budget {one['max_bias']:g} per token, AWGN at the Shannon rate, orthogonal "
         "shares that do not change from token to token, no round trip, mean latencies. No intervals are drawn: the "
         "layout is made up, and all devices of a domain rest on the same prompts."
     )
