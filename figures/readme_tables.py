@@ -305,7 +305,7 @@ def speculation() -> str:
     """Rounds as `solve` foretells them and as they were decoded."""
     rows = [["pair", "rounds", "data", "tokens per round: foretold", "decoded", "tokens/s: foretold", "decoded"]]
     notes = []
-    for pair, found in sorted(_measured("speculation").items()):
+    for pair, found in sorted(_measured("speculation")["recorded"].items()):
         for row in found["rows"]:
             tokens, speed = row["tokens_per_round"], row["tokens_per_s"]
             limit = "up to " if row["drafting"] == "triggered" else ""

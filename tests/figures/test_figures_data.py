@@ -3,10 +3,16 @@
 import numpy as np
 import pytest
 
+from cuhlm_opt.allocation import SLACK
 from cuhlm_opt.cli.main import main
 from cuhlm_opt.figures.data import data_scripts, make_data
 from cuhlm_opt.figures.inputs import Inputs
+from cuhlm_opt.modes import Drafting, Mode
 from cuhlm_opt.resources import figures_dir
+from cuhlm_opt.solve.modes_table import mode_point
+from cuhlm_opt.solve.options import pose
+from cuhlm_opt.solve.points import throughput
+from cuhlm_opt.solve.speculating import MOST_DRAFTS
 from cuhlm_opt.sweep import AXES, Solver
 
 PAIR = "qwen2.5-coder"
@@ -36,6 +42,49 @@ def test_parts_of_a_token_s_time_make_up_its_latency(inputs):
     for row in inputs.data("points"):
         assert sum(row[part] for part in parts) == pytest.approx(row["latency_s"], rel=1e-9)
         assert all(row[part] >= 0 for part in parts)
+
+
+def test_draft_lengths_are_what_the_solver_gives_today(inputs):
+    rows = [row for row in inputs.data("drafting") if row["way"] in list(Drafting)]
+    for row in np.random.default_rng(0).choice(rows, 3, replace=False):
+        way = {"mode": "speculative", "drafting": row["way"], "draft_length": row["draft_length"]}
+        link = {"bandwidth_hz": row["bandwidth_hz"], "snr_db": row["snr_db"], "rtt_s": row["rtt_s"]}
+        problem = pose(PAIR, domain=row["domain"], max_bias=row["max_bias"], **link, **way).problem
+        now = throughput(problem, mode_point(problem, Mode.SPECULATIVE))
+        assert row["throughput_tokens_per_s"] == pytest.approx(now, rel=1e-9)
+
+
+def test_the_chosen_draft_length_is_the_fastest_of_all(inputs):
+    rows = [row for row in inputs.data("drafting") if row["way"] in list(Drafting)]
+    for chosen in (row for row in rows if row["chosen"]):
+        alike = [row for row in rows if all(row[key] == chosen[key] for key in ("domain", "rtt_s", "way"))]
+        assert len(alike) == 1 + MOST_DRAFTS
+        speeds = [row["throughput_tokens_per_s"] for row in alike]
+        assert chosen["throughput_tokens_per_s"] == pytest.approx(max(speeds), rel=1e-12)
+
+
+def test_no_split_of_a_cell_beats_the_one_that_is_best_at_it(inputs):
+    rows = inputs.data("cell")
+    for mode, bandwidth_hz in {(row["mode"], row["bandwidth_hz"]) for row in rows}:
+        own = [row for row in rows if (row["mode"], row["bandwidth_hz"]) == (mode, bandwidth_hz)]
+        latency_s = {split: [r["latency_s"] for r in own if r["split"] == split] for split in {r["split"] for r in own}}
+        shares = {split: [r["share"] for r in own if r["split"] == split] for split in latency_s}
+        assert all(sum(each) == pytest.approx(1.0, rel=1e-9) for each in shares.values())
+        assert sum(latency_s["sum"]) <= min(map(sum, latency_s.values())) * (1 + 1e-9)
+        assert max(latency_s["max"]) <= min(map(max, latency_s.values())) * (1 + 2 * SLACK)
+
+
+def test_a_split_of_a_cell_is_what_the_solver_gives_today(inputs):
+    """Loads and latencies of equal shares, solved for each device on a link of its own."""
+    rows = [row for row in inputs.data("cell") if row["split"] == "equal"]
+    for row in np.random.default_rng(0).choice(rows, 3, replace=False):
+        bandwidth_hz = row["share"] * row["bandwidth_hz"]
+        snr_db = row["snr_db"] + 10 * np.log10(row["reference_hz"] / bandwidth_hz)
+        options = {"bandwidth_hz": bandwidth_hz, "snr_db": snr_db, "domain": row["domain"], "max_bias": row["max_bias"]}
+        problem = pose(PAIR, **options).problem
+        latency_s = mode_point(problem, Mode(row["mode"])).time.mean_s
+        # Points are solved at rates in steps of RATE_STEP: next to the best the latency is flat.
+        assert row["latency_s"] == pytest.approx(latency_s, rel=0.01)
 
 
 def test_data_are_made_once_and_again_when_their_script_changes(tmp_path):

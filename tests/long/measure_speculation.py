@@ -3,8 +3,8 @@
 python tests/long/measure_speculation.py smollm2-q2 --calibration FOLDER     # recorded by cuhlm-opt calibrate
 python tests/long/measure_speculation.py qwen2.5-coder --skip 400 --prompts 14 --tokens 32
 
-Each run replaces its pair's entry of figures/measured/speculation.json. Decoded rounds are priced with the compute
-times of the calibration, as `solve` does: what they do is compared, not how busy the machine was.
+Each run replaces its pair's entry of --out, by default figures/measured/speculation.json. Decoded rounds are priced
+with the compute times of the calibration, as `solve` does: what they do is compared, not how busy the machine was.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from cuhlm_opt.solve.options import Options
 
 OUT = Path(__file__).resolve().parents[2] / "figures" / "measured" / "speculation.json"
 SETS = {"code": "stdlib", "general": "general"}
-LINK: Options = {"bandwidth_hz": 10e6, "rtt_s": 0.02}
+LINK: Options = {"bandwidth_hz": 10e6, "snr_db": 10.0, "rtt_s": 0.02}
 
 
 def main() -> int:
@@ -44,6 +44,7 @@ def main() -> int:
     parser.add_argument("--skip", type=int, default=0, help="first prompts of the set to leave out")
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--lengths", default="1,2,4,8", help="draft lengths, each fixed")
+    parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
     calibration = given.calibration or given.pair
     common: Options = {**LINK, "domain": given.domain, "mode": Mode.SPECULATIVE, "answer_tokens": given.tokens}
@@ -64,16 +65,16 @@ def main() -> int:
             print(json.dumps(rows[-1]), file=sys.stderr)
     finally:
         models.close()
-    measured = json.loads(OUT.read_text()) if OUT.exists() else {}
-    measured[given.pair] = {
+    measured = json.loads(given.out.read_text()) if given.out.exists() else {"recorded": {}}
+    measured["recorded"][given.pair] = {
+        **_source(calibration),
         "domain": given.domain,
         "prompts": len(prompts),
         "tokens": given.tokens,
-        "calibration": _source(calibration),
         "link": dict(LINK),
         "rows": rows,
     }
-    write_atomically(OUT, json.dumps(measured, indent=2, sort_keys=True) + "\n")
+    write_atomically(given.out, json.dumps(measured, indent=2, sort_keys=True) + "\n")
     return 0
 
 
@@ -130,7 +131,10 @@ def _priced_s(point: OperatingPoint, answer: DecodeResult) -> float:
 def _source(calibration: str) -> dict[str, Any]:
     folder = Path(calibration) if "/" in calibration else calibration_dir() / "recorded" / calibration
     found = Calibration.read(folder / "calibration.json")
-    return {"id": found.id, "records_sha256": found.records_sha256, "max_tokens": found.max_tokens}
+    return {
+        "calibration": {"id": found.id, "max_tokens": found.max_tokens},
+        "records_sha256": found.records_sha256,
+    }
 
 
 if __name__ == "__main__":
