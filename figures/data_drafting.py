@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from cuhlm_opt.errors import InputError
 from cuhlm_opt.links import link_of
 from cuhlm_opt.modes import Drafting, Mode
 from cuhlm_opt.solve.modes_table import mode_point
@@ -31,8 +30,6 @@ def table(inputs):
     rows = []
     for domain in inputs.domains:
         posed = pose(str(inputs.calibration_folder), domain=domain, **LINK)
-        if posed.problem.times is None:
-            raise InputError(f"--calibration {inputs.name!r} has no compute times, without which no rounds are timed")
         ways = list(Drafting) if posed.problem.signal is Signal.U_BAR else [Drafting.FIXED]
         for rtt_s in ROUND_TRIPS_S:
             on_link = replace(posed.problem, link=link_of(posed.settings.model_copy(update={"rtt_s": rtt_s})))

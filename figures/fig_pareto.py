@@ -53,8 +53,9 @@ def decoded(ax, row):
         [[value - low], [high - value]]
         for value, (low, high) in ((bias, row["bias_ci"]), (speed, row["throughput_ci"]))
     ]
-    look = {"fmt": "h", "color": style.VERMILLION, "markersize": 4, "elinewidth": 0.7, "zorder": 5}
-    ax.errorbar(bias, speed, xerr=ends[0], yerr=ends[1], label="decoded, 95% interval", **look)
+    mode = style.MODES[row["mode"]]
+    look = {"fmt": mode["marker"], "color": mode["color"], "markersize": 3.6, "elinewidth": 0.5, "zorder": 5}
+    ax.errorbar(bias, speed, xerr=ends[0], yerr=ends[1], **look)
     stated = row["solved_bias"], row["solved_throughput_tokens_per_s"]
     ax.plot(*zip(stated, (bias, speed), strict=True), color=style.BLACK, linewidth=0.5, zorder=4)
 
@@ -66,8 +67,8 @@ def of_decodes(decodes):
     rows = decodes["recorded"]["rows"]
     modes, budgets = (sorted({row[key] for row in rows}) for key in ("mode", "max_bias"))
     return (
-        f"Hexagons: {decodes['prompts']} prompts a domain that were not recorded, decoded in mode {', '.join(modes)} "
-        f"at budgets {', '.join(f'{budget:g}' for budget in budgets)}, answers of at most {decodes['max_tokens']} "
+        f"Filled marks: {decodes['prompts']} prompts a domain that were not recorded, decoded in modes "
+        f"{', '.join(modes)} at budgets {', '.join(f'{budget:g}' for budget in budgets)}, answers of at most {decodes['max_tokens']} "
         "tokens, with 95% intervals by a bootstrap over prompts; compute times are those of the calibration; thin "
         "lines lead to what the solver states for answers of that length."
     )

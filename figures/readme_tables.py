@@ -320,10 +320,15 @@ def speculation() -> str:
                     f"{speed['decoded']:.1f} ± {speed['se']:.1f}",
                 ]
             )
-        notes.append(f"`{pair}`: {found['prompts']} prompts of up to {found['tokens']} tokens")
+        link = found["link"]
+        notes.append(
+            f"`{pair}`: {found['prompts']} prompts of up to {found['tokens']} tokens, domain `{found['domain']}`, "
+            f"{format_si(link['bandwidth_hz'], 'Hz')} at {link['snr_db']:g} dB, "
+            f"round trip {format_si(link['rtt_s'], 's')}"
+        )
     return (
-        f"{_markdown(rows)}\nDomain `code`, prompts that were not recorded, 10 MHz at 10 dB, round trip 20 ms; "
-        f"{'; '.join(notes)}. ± is one standard error over prompts, which the rows of a pair share. Decoded rounds are "
+        f"{_markdown(rows)}\nPrompts that were not recorded; {'; '.join(notes)}. "
+        "± is one standard error over prompts, which the rows of a pair share. Decoded rounds are "
         "priced with the compute times of the calibration.\n"
     )
 

@@ -8,6 +8,7 @@ from typing import Unpack
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cuhlm_opt.errors import InputError
 from cuhlm_opt.figures.inputs import Inputs, is_made_of, made_of, with_identity
 from cuhlm_opt.figures.scripts import Kind, Script, find_scripts
 from cuhlm_opt.records import write_atomically
@@ -33,7 +34,12 @@ def make_data(
         inputs: what they may read.
         out: folder whose data/ is written to.
         progress: called with a note on each table.
+
+    Raises:
+        InputError: the calibration has no compute times, without which no throughput is known.
     """
+    if inputs.calibration.times is None:
+        raise InputError(f"--calibration {inputs.name!r} has no compute times; cuhlm-opt calibrate measures them")
     written = []
     for script in scripts:
         path, identity = out / "data" / f"{script.name}.parquet", made_of(script, inputs.name)

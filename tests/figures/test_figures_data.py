@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from synthetic_records import synthetic_positions, write_synthetic
 
 from cuhlm_opt.allocation import SLACK
 from cuhlm_opt.cli.main import main
@@ -35,6 +36,14 @@ def test_a_shipped_table_is_what_the_solver_gives_today(inputs, name):
             assert then["throughput_tokens_per_s"] == pytest.approx(own["throughput_tokens_per_s"], rel=1e-9)
             assert then["bias"] == pytest.approx(own["bias"], rel=1e-9)
             assert then["recommended"] == own["recommended"]
+
+
+def test_without_compute_times_nothing_is_made(tmp_path, capsys):
+    _, table, metadata = synthetic_positions(prompts=8)
+    write_synthetic(tmp_path / "untimed", table, metadata, times=None)
+    assert main(["figures-data", "points", "--calibration", str(tmp_path / "untimed"), "--out", str(tmp_path)]) == 2
+    assert "no compute times" in capsys.readouterr().err
+    assert not (tmp_path / "data").exists()
 
 
 def test_parts_of_a_token_s_time_make_up_its_latency(inputs):
