@@ -68,8 +68,8 @@ def of_decodes(decodes):
     modes, budgets = (sorted({row[key] for row in rows}) for key in ("mode", "max_bias"))
     return (
         f"Filled marks: {decodes['prompts']} prompts a domain that were not recorded, decoded in modes "
-        f"{', '.join(modes)} at budgets {', '.join(f'{budget:g}' for budget in budgets)}, answers of at most {decodes['max_tokens']} "
-        "tokens, with 95% intervals by a bootstrap over prompts; compute times are those of the calibration; thin "
+        f"{', '.join(modes)} at budgets {', '.join(f'{budget:g}' for budget in budgets)}, answers of at most "
+        f"{decodes['max_tokens']} tokens, with 95% intervals by a bootstrap over prompts; compute times are those of the calibration; thin "
         "lines lead to what the solver states for answers of that length."
     )
 
