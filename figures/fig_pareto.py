@@ -69,8 +69,8 @@ def of_decodes(decodes):
     return (
         f"Filled marks: {decodes['prompts']} prompts a domain that were not recorded, decoded in modes "
         f"{', '.join(modes)} at budgets {', '.join(f'{budget:g}' for budget in budgets)}, answers of at most "
-        f"{decodes['max_tokens']} tokens, with 95% intervals by a bootstrap over prompts; compute times are those of the calibration; thin "
-        "lines lead to what the solver states for answers of that length."
+        f"{decodes['max_tokens']} tokens, with 95% intervals by a bootstrap over prompts; compute times are those of "
+        "the calibration; thin lines lead to what the solver states for answers of that length."
     )
 
 
