@@ -53,13 +53,13 @@ bench: .venv/.dev
 # The long evidence: about an hour on two cores. README tables are made from what it leaves in figures/measured.
 measure: .venv/.dev
 	CUHLM_HYPOTHESIS=long $(BIN)/python -m pytest -n auto $$(grep -rl "@given" tests)
-	$(BIN)/python tests/long/measure_coverage.py --recorded $(RECORDED)/$(PAIR) --out figures/measured/coverage.json
+	$(BIN)/python tests/long/measure_coverage.py --calibration $(PAIR) --out figures/measured/coverage.json
 	$(BIN)/python tests/long/measure_adaptive.py --out figures/measured/adaptive.json
 	$(BIN)/python tests/long/measure_decodes.py --out figures/measured/decodes.json
 	$(BIN)/python tests/long/measure_mutations.py --out figures/measured/mutations.json
 	$(BIN)/cuhlm-opt calibrate --pair smollm2-q2 --prompts general --prompts stdlib --limit 40 --max-tokens 48 --out $(OUT)/smollm2-q2 --resume
-	$(BIN)/python tests/long/measure_speculation.py smollm2-q2 --calibration $(OUT)/smollm2-q2 --skip 40 --prompts 6
-	$(BIN)/python tests/long/measure_speculation.py $(PAIR) --skip 400 --prompts 14 --tokens 32 --lengths 2,4,8
+	$(BIN)/python tests/long/measure_speculation.py --calibration $(OUT)/smollm2-q2 --skip 40 --prompts 6
+	$(BIN)/python tests/long/measure_speculation.py --calibration $(PAIR) --skip 400 --prompts 14 --tokens 32 --lengths 2,4,8
 
 # Figures and tables for a paper, from recorded results: under two minutes. Captions, tables and the manifest are committed.
 figures: .venv/.dev

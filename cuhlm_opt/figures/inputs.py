@@ -179,7 +179,7 @@ class Inputs:
                 return path
         own = f"was measured on other records than those of --calibration {self.name!r}"
         state = own if paths else "is missing"
-        command = f"python tests/long/measure_{name}.py --out {self.out / relative}"
+        command = f"python tests/long/measure_{name}.py --calibration {self.name} --out {self.out / relative}"
         raise InputError(f"{relative} {state}; {command} measures it, in a checkout")
 
     def _own_part(self, measured: Mapping[str, Any]) -> Any:

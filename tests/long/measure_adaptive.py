@@ -19,12 +19,11 @@ from numpy.typing import NDArray
 
 from cuhlm_opt.bootstrap import ClusterBootstrap, ratios
 from cuhlm_opt.records import sha256_of, write_atomically
-from cuhlm_opt.resources import calibration_dir
 from cuhlm_opt.simulate import Replayed, replications
+from cuhlm_opt.solve.load import RECORDS, find_calibration
 from cuhlm_opt.solve.modes_table import mode_point
 from cuhlm_opt.solve.options import pose
 
-PAIR, DOMAIN = "qwen2.5-coder", "code"
 MODES, POLICIES = ("u-hlm", "cu-hlm-offline", "coarse"), ("budget", "certified")
 BANDWIDTH_HZ, BUDGET, TOKENS, REPLAYS = 100e3, 0.02, 128, 40
 TRACE = "synthetic trace"
@@ -34,9 +33,11 @@ def main() -> int:
     """Write the JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    out = parser.parse_args().out
-    with TemporaryDirectory() as folder:
-        trace = Path(folder) / "trace.csv"
+    parser.add_argument("--calibration", default="qwen2.5-coder", help="shipped one, or folder of one")
+    parser.add_argument("--domain", default="code")
+    given = parser.parse_args()
+    with TemporaryDirectory() as scratch:
+        trace = Path(scratch) / "trace.csv"
         write_synthetic_trace(trace)
         links: dict[str, dict[str, Any]] = {
             f"Rayleigh, {snr_db} dB": {"channel": "rayleigh", "snr_db": float(snr_db), "bandwidth_hz": BANDWIDTH_HZ}
@@ -45,23 +46,31 @@ def main() -> int:
         rows = []
         for (name, link), mode, policy in product(links.items(), MODES, POLICIES):
             print(f"{name}, {mode}, {policy}", file=sys.stderr)
-            rows.append({"link": name, "mode": mode, "policy": policy, **gain(link, mode, policy)})
-    records = calibration_dir() / "recorded" / PAIR / "records.parquet"
+            rows.append(
+                {
+                    "link": name,
+                    "mode": mode,
+                    "policy": policy,
+                    **gain(given.calibration, given.domain, link, mode, policy),
+                }
+            )
+    folder = find_calibration(given.calibration)
     found = {
-        "domain": DOMAIN, "bandwidth_hz": BANDWIDTH_HZ, "max_bias": BUDGET, "answer_tokens": TOKENS, "replays": REPLAYS,
-        "recorded": {PAIR: {"records_sha256": sha256_of(records), "rows": rows}},
+        "domain": given.domain, "bandwidth_hz": BANDWIDTH_HZ, "max_bias": BUDGET, "answer_tokens": TOKENS,
+        "replays": REPLAYS,
+        "recorded": {folder.name: {"records_sha256": sha256_of(folder / RECORDS), "rows": rows}},
     }  # fmt: skip
-    write_atomically(out, json.dumps(found, indent=2) + "\n")
+    write_atomically(given.out, json.dumps(found, indent=2) + "\n")
     return 0
 
 
-def gain(link: dict[str, Any], mode: str, policy: str) -> dict[str, Any]:
+def gain(calibration: str, domain: str, link: dict[str, Any], mode: str, policy: str) -> dict[str, Any]:
     """Throughput of both rules, and the gain of the one that follows."""
     per_prompt, stated, bias = [], [], []
     for adaptive in (False, True):
         posed = pose(
-            PAIR, domain=DOMAIN, mode=mode, policy=policy, max_bias=BUDGET, answer_tokens=TOKENS, adaptive=adaptive,
-            **link,
+            calibration, domain=domain, mode=mode, policy=policy, max_bias=BUDGET, answer_tokens=TOKENS,
+            adaptive=adaptive, **link,
         )  # fmt: skip
         point, problem = mode_point(posed.problem, posed.mode), posed.problem
         assert point.time is not None

@@ -1,7 +1,7 @@
 """Long evidence for the certified thresholds: coverage on a synthetic population, and splits of the recorded prompts.
 
     python tests/long/measure_coverage.py --out coverage.json
-    python tests/long/measure_coverage.py --recorded calibration/recorded/qwen2.5-coder --out coverage.json
+    python tests/long/measure_coverage.py --calibration qwen2.5-coder --out coverage.json
 
 The synthetic population is the one of tests/synthetic_population.py: its risk is a closed form, so that a violation is
 counted without sampling error. On records, every split draws half of the prompts for the choice and keeps the others
@@ -26,6 +26,7 @@ from cuhlm_opt.solve.certificate import (
     conformal_threshold,
     high_probability_threshold,
 )
+from cuhlm_opt.solve.load import RECORDS, find_calibration
 from cuhlm_opt.solve.losses import prompt_curves, prompt_losses, threshold_grid
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -182,7 +183,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
     parser.add_argument("--calibrations", type=int, default=2000, help="on each synthetic population")
     parser.add_argument("--prompts", type=int, default=200, help="of one synthetic calibration")
-    parser.add_argument("--recorded", type=Path, action="append", default=[], help="folder with records.parquet")
+    parser.add_argument("--calibration", action="append", default=[], help="shipped one, or folder of one")
     parser.add_argument("--splits", type=int, default=200, help="of the recorded prompts, and subsets of each size")
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
@@ -199,8 +200,8 @@ def main() -> int:
         },
         "recorded": {},
     }
-    for folder in asked.recorded:
-        path = folder / "records.parquet"
+    for folder in map(find_calibration, asked.calibration):
+        path = folder / RECORDS
         table = read_records(path)
         max_tokens = int(read_metadata(table)["max_tokens"])
         domains = {}

@@ -16,20 +16,18 @@ from typing import Any
 
 import numpy as np
 
+from cuhlm_opt.artefacts import Calibration
 from cuhlm_opt.bootstrap import ClusterBootstrap, ratios
 from cuhlm_opt.calibrate.prompts import Prompt, load_prompts
 from cuhlm_opt.decode.loop import decode
 from cuhlm_opt.decode.result import DecodeResult
 from cuhlm_opt.latency import ComputeTimes
 from cuhlm_opt.models.pairs import Pair, load_pair
-from cuhlm_opt.records import sha256_of, write_atomically
-from cuhlm_opt.resources import calibration_dir
+from cuhlm_opt.records import write_atomically
 from cuhlm_opt.solve import solve
+from cuhlm_opt.solve.load import CALIBRATION, find_calibration
 
-PAIR = "qwen2.5-coder"
 SOURCES = {"code": "stdlib", "general": "general"}
-RECORDED = 400
-"""Prompts of each source that the calibration used."""
 MODES, BUDGETS = ("u-hlm", "cu-hlm-offline", "coarse"), (0.01, 0.02, 0.05)
 LINK = {"bandwidth_hz": 10e6, "snr_db": 10.0}
 
@@ -38,36 +36,39 @@ def main() -> int:
     """Write the JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--calibration", default="qwen2.5-coder", help="shipped one, or folder of one")
+    parser.add_argument("--skip", type=int, default=400, help="first prompts of each set, which were recorded")
     parser.add_argument("--prompts", type=int, default=20)
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--threads", type=int, help="Of the models; none: all processors.")
     given = parser.parse_args()
-    pair = load_pair(PAIR, threads=given.threads)
+    folder = find_calibration(given.calibration)
+    calibration = Calibration.read(folder / CALIBRATION)
+    pair = load_pair(calibration.pair, threads=given.threads)
     rows = []
     try:
-        for domain, source in SOURCES.items():
-            prompts = load_prompts(source)[RECORDED : RECORDED + given.prompts]
+        for domain in calibration.domains:
+            prompts = load_prompts(SOURCES[domain])[given.skip : given.skip + given.prompts]
             for budget in BUDGETS:
                 for mode in MODES:
-                    row = measured(pair, prompts, domain, mode, budget, given.max_tokens)
+                    row = measured(pair, prompts, given.calibration, domain, mode, budget, given.max_tokens)
                     print(json.dumps(row), file=sys.stderr, flush=True)
                     rows.append(row)
     finally:
         pair.close()
-    records = calibration_dir() / "recorded" / PAIR / "records.parquet"
     found = {
         **LINK, "prompts": given.prompts, "max_tokens": given.max_tokens,
-        "recorded": {PAIR: {"records_sha256": sha256_of(records), "rows": rows}},
+        "recorded": {folder.name: {"records_sha256": calibration.records_sha256, "rows": rows}},
     }  # fmt: skip
     write_atomically(given.out, json.dumps(found, indent=2) + "\n")
     return 0
 
 
 def measured(
-    pair: Pair, prompts: list[Prompt], domain: str, mode: str, budget: float, max_tokens: int
+    pair: Pair, prompts: list[Prompt], calibration: str, domain: str, mode: str, budget: float, max_tokens: int
 ) -> dict[str, Any]:
     """Throughput and bias over the prompts at one operating point."""
-    point = solve(PAIR, domain=domain, mode=mode, max_bias=budget, answer_tokens=max_tokens, **LINK)
+    point = solve(calibration, domain=domain, mode=mode, max_bias=budget, answer_tokens=max_tokens, **LINK)
     times = ComputeTimes(slm_s=point.times.slm_s, gate_s=point.times.gate_s, llm_pass_s=point.times.llm_pass_s)
     results = [
         decode(pair, point, prompt.text, seed=seed, max_tokens=max_tokens) for seed, prompt in enumerate(prompts)

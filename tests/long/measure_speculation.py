@@ -1,7 +1,7 @@
 """Decode rounds of several drafts with real models, and set what they do beside what `solve` foretells.
 
-python tests/long/measure_speculation.py smollm2-q2 --calibration FOLDER     # recorded by cuhlm-opt calibrate
-python tests/long/measure_speculation.py qwen2.5-coder --skip 400 --prompts 14 --tokens 32
+python tests/long/measure_speculation.py --calibration FOLDER     # recorded by cuhlm-opt calibrate
+python tests/long/measure_speculation.py --skip 400 --prompts 14 --tokens 32
 
 Each run replaces its pair's entry of --out, by default figures/measured/speculation.json. Decoded rounds are priced
 with the compute times of the calibration, as `solve` does: what they do is compared, not how busy the machine was.
@@ -25,8 +25,8 @@ from cuhlm_opt.links import link_of
 from cuhlm_opt.models.pairs import load_pair
 from cuhlm_opt.modes import Drafting, Mode
 from cuhlm_opt.records import write_atomically
-from cuhlm_opt.resources import calibration_dir
 from cuhlm_opt.solve import solve
+from cuhlm_opt.solve.load import CALIBRATION, find_calibration
 from cuhlm_opt.solve.options import Options
 
 OUT = Path(__file__).resolve().parents[2] / "figures" / "measured" / "speculation.json"
@@ -37,8 +37,7 @@ LINK: Options = {"bandwidth_hz": 10e6, "snr_db": 10.0, "rtt_s": 0.02}
 def main() -> int:
     """Measure one pair."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pair")
-    parser.add_argument("--calibration", help="folder of one; by default the shipped one of the pair")
+    parser.add_argument("--calibration", default="qwen2.5-coder", help="shipped one, or folder of one")
     parser.add_argument("--domain", choices=list(SETS), default="code")
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--skip", type=int, default=0, help="first prompts of the set to leave out")
@@ -46,7 +45,8 @@ def main() -> int:
     parser.add_argument("--lengths", default="1,2,4,8", help="draft lengths, each fixed")
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
-    calibration = given.calibration or given.pair
+    calibration = given.calibration
+    found = Calibration.read(find_calibration(calibration) / CALIBRATION)
     common: Options = {**LINK, "domain": given.domain, "mode": Mode.SPECULATIVE, "answer_tokens": given.tokens}
     ways: list[Options] = [
         {"drafting": "fixed", "pending_data": "truncated", "draft_length": int(g)} for g in given.lengths.split(",")
@@ -54,7 +54,7 @@ def main() -> int:
     ways.append({"drafting": "fixed", "pending_data": "coarse"})
     ways.append({"drafting": "triggered", "pending_data": "truncated"})
     prompts = [prompt.text for prompt in load_prompts(SETS[given.domain])[given.skip :][: given.prompts]]
-    models = load_pair(given.pair, lanes=1)
+    models = load_pair(found.pair, lanes=1)
     rows = []
     try:
         for way in ways:
@@ -66,8 +66,9 @@ def main() -> int:
     finally:
         models.close()
     measured = json.loads(given.out.read_text()) if given.out.exists() else {"recorded": {}}
-    measured["recorded"][given.pair] = {
-        **_source(calibration),
+    measured["recorded"][found.pair] = {
+        "calibration": {"id": found.id, "max_tokens": found.max_tokens},
+        "records_sha256": found.records_sha256,
         "domain": given.domain,
         "prompts": len(prompts),
         "tokens": given.tokens,
@@ -126,15 +127,6 @@ def _priced_s(point: OperatingPoint, answer: DecodeResult) -> float:
     sent = link_of(point.channel).mean_uplink_s(np.array([step.payload_bits for step in answer.uploads], dtype=float))
     waiting = point.channel.rtt_s + point.channel.downlink_s
     return float(np.sum(drafts * device + sent + waiting + times.llm_s(read)))
-
-
-def _source(calibration: str) -> dict[str, Any]:
-    folder = Path(calibration) if "/" in calibration else calibration_dir() / "recorded" / calibration
-    found = Calibration.read(folder / "calibration.json")
-    return {
-        "calibration": {"id": found.id, "max_tokens": found.max_tokens},
-        "records_sha256": found.records_sha256,
-    }
 
 
 if __name__ == "__main__":
