@@ -86,6 +86,35 @@ class SignalFit(Artefact):
     isotonic_u: tuple[float, ...] = ()
     """Knots of the monotone alternative [N]."""
     isotonic_beta: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
+    """Of the learned combination [N]."""
+
+
+class SignalComparison(Artefact):
+    """One signal on prompts that none was learned on; the recorded draft stands for all drafts [N]."""
+
+    r: Estimate
+    """Correlation with rejection, per token."""
+    r2: float
+    auroc: Estimate
+    """Probability that a rejected draft has a larger signal than an accepted one, ties for half."""
+    skip_rate: dict[str, Estimate]
+    """Largest skip rate within each bias."""
+    cost_s: float | None = None
+    """Seconds a token, beside the law and the draft."""
+
+
+class SignalTable(Artefact):
+    """Signals compared, and which to use."""
+
+    n_prompts: int
+    rows: dict[str, SignalComparison]
+    best: str
+    """Largest skip rate at bias 0.02."""
+    not_worse: tuple[str, ...]
+    """Signals whose skip rate there is not significantly below that."""
+    recommended: str
+    """The cheapest of these."""
 
 
 class DomainFit(Artefact):
@@ -102,6 +131,8 @@ class DomainFit(Artefact):
     attenuation: Estimate | None = None
     """Factor by which that error shrinks the slope on sampled u [N, THEORY 4.2]."""
     signals: dict[str, SignalFit]
+    comparison: SignalTable | None = None
+    """Null where there are too few prompts."""
 
 
 class Times(Artefact):
@@ -111,6 +142,8 @@ class Times(Artefact):
     gate_s: float
     llm_pass_s: dict[int, float]
     """LLM pass over n tokens."""
+    signal_s: dict[str, float] = {}
+    """What each uncertainty signal adds to the law and the draft."""
 
 
 class Floor(Artefact):
@@ -276,6 +309,8 @@ class OperatingPoint(Artefact):
     policy: str
     mode: Mode
     signal: str
+    signal_weights: tuple[float, ...] = ()
+    """Of the learned combination."""
     u_threshold: float | None
     u_threshold_computed: float | None
     state_thresholds: tuple[StateThreshold, ...] = ()

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from cuhlm_opt.errors import InputError, RunError
 from cuhlm_opt.quantisation import MEASURED_BITS, Quantiser, measured_sizes
+from cuhlm_opt.signals import Features, RecordedFeatures, Signal, resampled
 
 SCHEMA_VERSION: Final = 1
 TOP = 8
@@ -75,10 +76,11 @@ def record_schema(k_grid: Sequence[int]) -> pa.Schema:
 
 
 COLUMNS = (
-    "prompt_id", "domain", "position", "source", "context_token", "x_d", "beta", "u_mc", "u_bar", "tv", "top_id",
-    "top_x", "top_y", "top_u_bar", "tv_x_xhat", "tv_quantised",
+    "prompt_id", "domain", "position", "source", "context_token", "x_d", "beta", "u_mc", "u_bar", "tv", "entropy",
+    "top_id", "top_x", "top_y", "top_u_bar", "tv_x_xhat", "tv_quantised",
 )  # fmt: skip
 """What `Records` is made of."""
+_TOPS = ("top_x", "top_y", "top_u_bar")
 _WIDEST = "tv_x_xhat"
 _BATCH = 2**14
 """Rows of the widest column that are read at once."""
@@ -95,6 +97,8 @@ class Records:
     u_mc: NDArray[np.float64]
     u_bar: NDArray[np.float64]
     tv: NDArray[np.float64]
+    entropy: NDArray[np.float64]
+    """Of x, nats."""
     top_x: NDArray[np.float32]
     """(n, TOP)"""
     top_y: NDArray[np.float32]
@@ -122,6 +126,26 @@ class Records:
         """Number of prompts."""
         return int(self.prompt.max()) + 1
 
+    @property
+    def features(self) -> Features:
+        """What signals are made of."""
+        first, second = self.top_x[:, 0].astype(np.float64), self.top_x[:, 1].astype(np.float64)
+        return RecordedFeatures(
+            u_bar=self.u_bar, x_d=self.x_d, p_max=first, margin=first - second, entropy=self.entropy
+        )
+
+    def signal(self, signal: Signal, weights: Sequence[float] = ()) -> NDArray[np.float64]:
+        """A signal of the recorded drafts, shape (n,); sampled otherwise than recorded, it is drawn given `u_bar`."""
+        if signal is Signal.U_MC:
+            return self.u_mc
+        if signal.samples is not None:
+            return resampled(self.u_bar, signal.samples, np.random.default_rng(0))
+        return self.features.of(signal, weights)
+
+    def halves(self) -> tuple[Self, Self]:
+        """Every other prompt to learn on, and those between to judge by."""
+        return self.of_prompts(np.arange(0, self.n_prompts, 2)), self.of_prompts(np.arange(1, self.n_prompts, 2))
+
     def some_prompts(self, most: int) -> Self:
         """Every so many a prompt, at most `most`; its own self where there are no more."""
         every = -(-self.n_prompts // most)
@@ -133,7 +157,7 @@ class Records:
         place = np.full(self.n_tokens, -1)
         place[chosen] = np.arange(len(chosen))
         kept = place[self.measured] >= 0
-        arrays = ("x_d", "beta", "u_mc", "u_bar", "tv", "top_x", "top_y", "top_u_bar", "emitted", "tv_x_xhat")
+        arrays = ("x_d", "beta", "u_mc", "u_bar", "tv", "entropy", "emitted", "tv_x_xhat", *_TOPS)
         return replace(
             self,
             prompt=np.searchsorted(prompts, self.prompt[chosen]),
@@ -197,6 +221,7 @@ class Records:
             u_mc=flat("u_mc"),
             u_bar=flat("u_bar"),
             tv=flat("tv"),
+            entropy=flat("entropy"),
             top_x=nested("top_x"),
             top_y=nested("top_y"),
             top_u_bar=nested("top_u_bar"),

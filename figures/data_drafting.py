@@ -6,11 +6,11 @@ import pyarrow as pa
 
 from cuhlm_opt.links import link_of
 from cuhlm_opt.modes import Drafting, Mode
+from cuhlm_opt.signals import Signal
 from cuhlm_opt.solve.modes_table import mode_point
 from cuhlm_opt.solve.operating_point import mode_row
 from cuhlm_opt.solve.options import pose
 from cuhlm_opt.solve.speculating import MOST_DRAFTS, RoundOptions
-from cuhlm_opt.solve.threshold import Signal
 
 READS = ("records",)
 LINK = {"bandwidth_hz": 10e6, "snr_db": 10.0}

@@ -6,7 +6,7 @@ import style
 from cuhlm_opt.bootstrap import LEVEL, ClusterBootstrap
 from cuhlm_opt.bounds import published_surrogate
 from cuhlm_opt.records import GRID_STEP
-from cuhlm_opt.solve.threshold import Signal
+from cuhlm_opt.signals import Signal
 from cuhlm_opt.solve.truncation import (
     SURROGATE_THETA,
     offline_by_bound,

@@ -1,5 +1,6 @@
 """Records to calibration: the correlation of each signal with rejection, its thresholds, and the means, per domain."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,38 +10,40 @@ from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import Calibration, DomainFit, Estimate, Floor, SignalFit, Times
 from cuhlm_opt.bootstrap import ClusterBootstrap, Interval, line_statistics, line_sums, noise_statistics, noise_sums
+from cuhlm_opt.calibrate.compare import compare, learn_combination
 from cuhlm_opt.correlation import fit_isotonic, fit_linear, risk_averse_threshold, risk_prone_threshold
 from cuhlm_opt.records import Records, read_metadata, sha256_of
+from cuhlm_opt.signals import Signal
 from cuhlm_opt.uncertainty import SAMPLES
 
-SIGNALS = ("u_bar", "u_mc")
+_OF_ALL = tuple(signal for signal in Signal if signal is not Signal.COMBINED)
+"""Signals that nothing is learned for."""
+_LEAST_PROMPTS = 4
+"""Below so many prompts nothing is learned or compared."""
 
 
-def fit_domain(records: Records, samples: int = SAMPLES) -> DomainFit:
+def fit_domain(
+    records: Records, samples: int = SAMPLES, signal_costs_s: Mapping[str, float] | None = None
+) -> DomainFit:
     """Fit one domain. Means are per token; standard errors and intervals treat prompts as the units.
 
     Args:
         records: one domain.
         samples: M of the sampled uncertainty.
+        signal_costs_s: seconds a token of each signal, where measured.
     """
     bootstrap = ClusterBootstrap.draw(records.n_prompts, np.random.default_rng(0))
     delta = cluster_mean((records.beta > 0).astype(float), records.prompt)
     noise = bootstrap.intervals(noise_statistics(samples), noise_sums(records.prompt, records.u_bar))
-    signals = {}
-    for name in SIGNALS:
-        u: NDArray[np.float64] = getattr(records, name)
-        line = fit_linear(u, records.beta, records.prompt)
-        knots, values = fit_isotonic(u, records.beta)
-        spans = bootstrap.intervals(line_statistics, line_sums(records.prompt, u, records.beta))
-        signals[name] = SignalFit(
-            a=line.a, b=line.b, a_se=line.a_se, b_se=line.b_se,
-            a_ci=_span(spans["a"]), b_ci=_span(spans["b"]), r_ci=_span(spans["r"]),
-            r=line.r, r2=line.r2, r_binned=line.r_binned, r2_binned=line.r2_binned,
-            risk_averse_ci=_span(spans["risk_averse"]), risk_prone_ci=_span(spans["risk_prone"]),
-            risk_averse=risk_averse_threshold(line.a, line.b),
-            risk_prone=risk_prone_threshold(line.a, line.b, delta.value or 0.0),
-            isotonic_u=tuple(knots.tolist()), isotonic_beta=tuple(values.tolist()),
-        )  # fmt: skip
+    signals = {str(signal): _line(records, signal, bootstrap, delta.value or 0.0) for signal in _OF_ALL}
+    comparison = None
+    if records.n_prompts >= _LEAST_PROMPTS:
+        learned_on, judged_by = records.halves()
+        weights = tuple(learn_combination(learned_on.features, learned_on.beta).tolist())
+        rest = ClusterBootstrap.draw(judged_by.n_prompts, np.random.default_rng(0))
+        signals[Signal.COMBINED] = _line(judged_by, Signal.COMBINED, rest, delta.value or 0.0, weights)
+        values = {signal: judged_by.signal(signal, weights) for signal in Signal}
+        comparison = compare(values, judged_by.beta, judged_by.prompt, signal_costs_s)
     return DomainFit(
         n_prompts=records.n_prompts,
         n_tokens=records.n_tokens,
@@ -50,7 +53,27 @@ def fit_domain(records: Records, samples: int = SAMPLES) -> DomainFit:
         u_noise=Estimate(value=noise["u_se"].value, ci=_span(noise["u_se"])),
         attenuation=Estimate(value=noise["attenuation"].value, ci=_span(noise["attenuation"])),
         signals=signals,
+        comparison=comparison,
     )
+
+
+def _line(
+    records: Records, signal: Signal, bootstrap: ClusterBootstrap, delta: float, weights: tuple[float, ...] = ()
+) -> SignalFit:
+    """Line and isotonic fit of one signal, with intervals over prompts."""
+    u = records.signal(signal, weights)
+    line = fit_linear(u, records.beta, records.prompt)
+    knots, values = fit_isotonic(u, records.beta)
+    spans = bootstrap.intervals(line_statistics, line_sums(records.prompt, u, records.beta))
+    return SignalFit(
+        a=line.a, b=line.b, a_se=line.a_se, b_se=line.b_se,
+        a_ci=_span(spans["a"]), b_ci=_span(spans["b"]), r_ci=_span(spans["r"]),
+        r=line.r, r2=line.r2, r_binned=line.r_binned, r2_binned=line.r2_binned,
+        risk_averse_ci=_span(spans["risk_averse"]), risk_prone_ci=_span(spans["risk_prone"]),
+        risk_averse=risk_averse_threshold(line.a, line.b),
+        risk_prone=risk_prone_threshold(line.a, line.b, delta),
+        isotonic_u=tuple(knots.tolist()), isotonic_beta=tuple(values.tolist()), weights=weights,
+    )  # fmt: skip
 
 
 def _span(interval: Interval) -> tuple[float, float] | None:
@@ -96,7 +119,9 @@ def fit_records(
         pair=pair,
         vocab_size=int(metadata["k_grid"][-1]),
         domains={
-            domain: fit_domain(Records.of(table, domain), scoring.get("samples", SAMPLES))
+            domain: fit_domain(
+                Records.of(table, domain), scoring.get("samples", SAMPLES), None if times is None else times.signal_s
+            )
             for domain in sorted(set(table["domain"].to_pylist()))
         },
         records_sha256=sha256_of(path),

@@ -9,6 +9,7 @@ from cuhlm_opt.artefacts import Times
 from cuhlm_opt.distributions import sample, softmax
 from cuhlm_opt.models.pairs import Pair
 from cuhlm_opt.models.protocol import LanguageModel
+from cuhlm_opt.signals import Signal, StepFeatures, read_signal
 from cuhlm_opt.uncertainty import mean_uncertainty
 
 PASS_SIZES = (1, 2, 4, 8, 16)
@@ -32,10 +33,17 @@ def measure_times(pair: Pair, prompt: list[int], repeats: int = 9) -> Times:
         sample(softmax(logits), rng)
         mean_uncertainty(logits, np.array([np.argmax(logits)]))
 
+    x = softmax(logits)
+    weights = np.zeros(StepFeatures(logits, x, 0).design.shape[1])
+
+    def read(signal: Signal) -> Callable[[], None]:
+        return lambda: read_signal(signal, weights, logits, x, int(np.argmax(logits)), rng) and None
+
     return Times(
         slm_s=steps,
         gate_s=_median_s(gate, repeats),
         llm_pass_s={n: _pass_s(pair.llm, prompt, n, repeats) for n in PASS_SIZES},
+        signal_s={str(signal): _median_s(read(signal), repeats) for signal in Signal},
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import CalibrationRef, ChannelSettings, OperatingPoint, Recommendation
-from cuhlm_opt.decode.policy import U_BAR, check_point
+from cuhlm_opt.decode.policy import check_point
 from cuhlm_opt.distributions import sample, softmax
 from cuhlm_opt.latency import Accounting
 from cuhlm_opt.links import link_of, settled
@@ -12,6 +12,7 @@ from cuhlm_opt.models.pairs import Pair
 from cuhlm_opt.modes import Distortion, Drafting, Mode, Pending, PendingData
 from cuhlm_opt.payload import Format
 from cuhlm_opt.quantisation import Quantiser
+from cuhlm_opt.signals import Signal
 from cuhlm_opt.truncation import truncation_distances
 from cuhlm_opt.uncertainty import mean_uncertainty
 
@@ -85,7 +86,7 @@ def tiny_operating_point(pair: Pair, mode: Mode) -> OperatingPoint:
         status="incomplete",
         policy="budget",
         mode=mode,
-        signal=U_BAR,
+        signal=Signal.U_BAR,
         u_threshold=threshold,
         u_threshold_computed=threshold,
         skip_rate=float((skipped * x).sum() / len(x)),

@@ -13,12 +13,10 @@ from cuhlm_opt.codec import LawCodec, Message, coarse_codec, lumped_law
 from cuhlm_opt.distributions import sample, softmax, total_variation
 from cuhlm_opt.errors import InputError, unknown_name
 from cuhlm_opt.modes import Distortion, Drafting, Mode
+from cuhlm_opt.signals import Signal, read_signal
 from cuhlm_opt.truncation import largest, reconstruct, size_grid, smallest_size, truncation_distances
-from cuhlm_opt.uncertainty import mean_uncertainty, sampled_uncertainty
+from cuhlm_opt.uncertainty import mean_uncertainty
 from cuhlm_opt.verification import CoarseProposal, Proposal, Query, Upload
-
-U_BAR, U_MC = "u_bar", "u_mc"
-"""Signals that the gate reads: the integral [N], a function of the logits and the draft, and the sampled one [P]."""
 
 _Value = TypeVar("_Value")
 
@@ -157,8 +155,8 @@ class Device:
             return self._ask(draft, None, NOTHING)
         if threshold >= 1:
             return Decision(upload=None)
-        if self._point.signal == U_MC:
-            u = sampled_uncertainty(draft.logits, draft.token, self._rng)
+        if self._point.signal != Signal.U_BAR:
+            u = self._signal(draft)
             return Decision(upload=None, u=u) if u <= threshold else self._ask(draft, u, None)
         if draft.token not in _candidates(draft.logits, threshold) and self._mode is not Mode.COARSE:
             return self._ask(draft, None, None)  # whatever its u_bar, it lies above the threshold: not computed
@@ -178,7 +176,7 @@ class Device:
         threshold = self._threshold
         if not self._mode.skips:
             return NOTHING
-        if self._mode is Mode.RANDOM or threshold is None or (self._point.signal == U_MC and threshold < 1):
+        if self._mode is Mode.RANDOM or threshold is None or (self._point.signal != Signal.U_BAR and threshold < 1):
             return None
         if _candidate_count(len(draft.law), threshold) > _WATCHED:
             return None
@@ -202,6 +200,11 @@ class Device:
         x_hat = reconstruct(kept, draft.law[kept], len(draft.law))
         _, decoded = self._codec(len(draft.law)).transmit(draft.law, k)
         return LawError(truncation=total_variation(draft.law, x_hat), quantisation=total_variation(x_hat, decoded))
+
+    def _signal(self, draft: Draft) -> float:
+        """The signal of a draft."""
+        signal, weights = Signal(self._point.signal), self._point.signal_weights
+        return read_signal(signal, weights, draft.logits, draft.law, draft.token, self._rng)
 
     def _ask(self, draft: Draft, u: float | None, skippable: Skippable | None) -> Decision:
         """Write the upload of a draft that is not kept."""
@@ -250,10 +253,7 @@ class Device:
         theta = _given(point.theta)
         if point.distortion is Distortion.BOUND:
             return u, smallest_size(draft.law, theta)
-        if u is None and point.signal == U_BAR:
-            u = float(mean_uncertainty(draft.logits, np.array([draft.token]))[0])
-        elif u is None:
-            u = sampled_uncertainty(draft.logits, draft.token, self._rng)
+        u = self._signal(draft) if u is None else u
         beta = min(max(_given(point.slope) * u + _given(point.intercept), 0.0), 1.0)
         sizes = size_grid(vocab_size)
         _, tv = truncation_distances(np.sort(draft.law)[::-1], sizes)
@@ -262,13 +262,15 @@ class Device:
 
 def check_point(point: OperatingPoint) -> None:
     """Refuse an operating point that lacks what its mode needs, or whose signal the gate does not have."""
-    if point.signal not in (U_BAR, U_MC):
-        raise unknown_name("signal", point.signal, (U_BAR, U_MC))
-    if point.mode is Mode.COARSE and point.signal != U_BAR:
-        raise InputError(f"signal {point.signal!r} is not allowed in mode 'coarse'; use u_bar, a function of x and d")
+    if point.signal not in list(Signal):
+        raise unknown_name("signal", point.signal, list(Signal))
+    if point.signal == Signal.COMBINED and not point.signal_weights:
+        raise InputError("signal 'combined' needs signal_weights, empty in the operating point")
+    if point.mode in (Mode.COARSE, Mode.EXACT) and point.signal != Signal.U_BAR:
+        raise InputError(f"signal {point.signal!r} is not allowed in mode {str(point.mode)!r}; use u_bar")
     if point.mode is Mode.SPECULATIVE and point.draft_length < 1:
         raise InputError(f"draft_length {point.draft_length!r} is not allowed; give a whole number of at least 1")
-    if point.drafting is Drafting.TRIGGERED and point.mode is Mode.SPECULATIVE and point.signal != U_BAR:
+    if point.drafting is Drafting.TRIGGERED and point.mode is Mode.SPECULATIVE and point.signal != Signal.U_BAR:
         raise InputError(f"signal {point.signal!r} is not allowed in triggered drafting; use u_bar")
     needs = _NEEDS.get(point.mode, ())
     if point.mode is Mode.CU_HLM_ONLINE and point.distortion is Distortion.SURROGATE:

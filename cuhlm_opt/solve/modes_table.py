@@ -15,13 +15,14 @@ from cuhlm_opt.latency import Asks
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.payload import Format, coarse_bits, law_bits
 from cuhlm_opt.quantisation import Quantiser
+from cuhlm_opt.signals import Signal
 from cuhlm_opt.solve.limits import Limits, Objective
 from cuhlm_opt.solve.points import ModePoint, preference, rated, throughput, timed
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.settling import BEYOND_RECORDS, LAWS, most_skippable, sending, settled
 from cuhlm_opt.solve.skipping import Skipping
 from cuhlm_opt.solve.speculating import DraftCoding, speculations
-from cuhlm_opt.solve.threshold import Gate, Signal
+from cuhlm_opt.solve.threshold import Gate
 from cuhlm_opt.solve.truncated import UNMEASURED, truncated
 
 _Floats = NDArray[np.float64]

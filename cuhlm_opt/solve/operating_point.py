@@ -95,6 +95,7 @@ def operating_point(posed: Posed, points: Mapping[Mode, ModePoint]) -> Operating
         policy=problem.policy,
         mode=mode,
         signal=problem.signal,
+        signal_weights=() if problem.gate is None else problem.gate.weights,
         u_threshold=point.threshold,
         u_threshold_computed=problem.computed_threshold if problem.policy.is_published else point.threshold,
         state_thresholds=_state_thresholds(problem, point),

@@ -11,11 +11,12 @@ from cuhlm_opt.links import link_of
 from cuhlm_opt.modes import Distortion, Drafting, Mode, Pending, PendingData
 from cuhlm_opt.payload import Format
 from cuhlm_opt.quantisation import LEAST_BITS, MOST_BITS, Quantiser
+from cuhlm_opt.signals import Signal
 from cuhlm_opt.solve.limits import Limits, Objective
 from cuhlm_opt.solve.load import Evidence, load_evidence
 from cuhlm_opt.solve.problem import Problem, choose_signal, effective_times
 from cuhlm_opt.solve.speculating import RoundOptions
-from cuhlm_opt.solve.threshold import Gate, Policy, Signal
+from cuhlm_opt.solve.threshold import Gate, Policy
 from cuhlm_opt.units import check_fraction
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
@@ -146,7 +147,7 @@ def pose(calibration: str = "qwen2.5-coder", **options: Unpack[Options]) -> Pose
         calibration=evidence.calibration,
         fit=evidence.fit,
         signal=signal,
-        gate=None if evidence.records is None else Gate(evidence.records, signal, length),
+        gate=_gate(evidence, signal, length),
         times=effective_times(evidence.calibration.times, *times.values()),
         link=link_of(settings),
         budget=budget,
@@ -176,6 +177,15 @@ def pose(calibration: str = "qwen2.5-coder", **options: Unpack[Options]) -> Pose
         raise InputError(f"--signal {str(signal)!r} is not allowed with --drafting triggered; use u_bar")
     given_times = tuple(name for name, value in times.items() if value is not None)
     return Posed(problem=problem, evidence=evidence, mode=mode, settings=settings, given_times=given_times)
+
+
+def _gate(evidence: Evidence, signal: Signal, answer_tokens: int) -> Gate | None:
+    """The gate on the records; a learned signal is judged by the prompts that it was not learned on."""
+    if evidence.records is None:
+        return None
+    weights = evidence.fit.signals[signal].weights if signal in evidence.fit.signals else ()
+    records = evidence.records.halves()[1] if weights else evidence.records
+    return Gate(records, signal, answer_tokens, weights=weights)
 
 
 def channel_settings(options: Options) -> ChannelSettings:

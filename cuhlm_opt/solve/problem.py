@@ -13,13 +13,14 @@ from cuhlm_opt.latency import Accounting, ComputeTimes, Pipelining
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
 from cuhlm_opt.quantisation import Quantiser
+from cuhlm_opt.signals import Signal
 from cuhlm_opt.solve.certificate import CertifiedThreshold, certify
 from cuhlm_opt.solve.coding import PUBLISHED_BITS, Coding, open_codings
 from cuhlm_opt.solve.joint import Worth
 from cuhlm_opt.solve.limits import Limits, Objective
 from cuhlm_opt.solve.losses import threshold_grid
 from cuhlm_opt.solve.speculating import RoundOptions
-from cuhlm_opt.solve.threshold import Gate, Policy, Signal, published_threshold
+from cuhlm_opt.solve.threshold import Gate, Policy, published_threshold
 
 _Floats = NDArray[np.float64]
 

@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from cuhlm_opt.channel_states import channel_states, state_links
 from cuhlm_opt.latency import Pipelining
 from cuhlm_opt.modes import Mode
+from cuhlm_opt.signals import Signal
 from cuhlm_opt.solve.adaptive import FIT_EVERY, Follower
 from cuhlm_opt.solve.certificate import CertifiedThreshold
 from cuhlm_opt.solve.limits import Objective
 from cuhlm_opt.solve.points import ModePoint, excess, preference, rated
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.skipping import Skipping
-from cuhlm_opt.solve.threshold import Gate, Policy, Signal
+from cuhlm_opt.solve.threshold import Gate, Policy
 
 _Floats = NDArray[np.float64]
 

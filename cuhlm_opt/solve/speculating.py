@@ -18,7 +18,8 @@ from cuhlm_opt.payload import Format, coarse_bits, law_bits
 from cuhlm_opt.quantisation import Quantiser, level_below
 from cuhlm_opt.records import TOP, Records
 from cuhlm_opt.rounds import Chances, RoundRates, depths, round_rates
-from cuhlm_opt.solve.threshold import Gate, Signal
+from cuhlm_opt.signals import Signal
+from cuhlm_opt.solve.threshold import Gate
 
 _Floats = NDArray[np.float64]
 

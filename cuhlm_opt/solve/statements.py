@@ -6,11 +6,12 @@ from cuhlm_opt.latency import Accounting, Pipelining
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.payload import Format, dense_bits
 from cuhlm_opt.records import T_LIMIT, TOP
+from cuhlm_opt.signals import Signal
 from cuhlm_opt.solve.load import Evidence
 from cuhlm_opt.solve.losses import threshold_grid
 from cuhlm_opt.solve.points import ModePoint, throughput, used_link
 from cuhlm_opt.solve.problem import Problem
-from cuhlm_opt.solve.threshold import Gate, Policy, Signal
+from cuhlm_opt.solve.threshold import Gate, Policy
 from cuhlm_opt.units import format_si
 
 _TIE = 0.01

@@ -1,7 +1,7 @@
 """Which drafts to keep: the rule on the uncertainty, and the largest threshold within a bias.
 
 For t < `T_LIMIT` the average over drafts is a sum over the skippable tokens, all of which are recorded [N, THEORY
-6.1]. At t = 1 every draft is kept and the risk is TV(x, y). Between the two, and for the sampled signal `u_mc`, the
+6.1]. At t = 1 every draft is kept and the risk is TV(x, y). Between the two, and for every signal but `u_bar`, the
 recorded draft stands for all: 1[u_d <= t] beta_d, unbiased but noisier.
 """
 
@@ -19,6 +19,7 @@ from cuhlm_opt.latency import Asks
 from cuhlm_opt.quantisation import Quantiser
 from cuhlm_opt.records import T_LIMIT, Records
 from cuhlm_opt.runs import MOST_PROMPTS, ask_runs
+from cuhlm_opt.signals import Signal
 from cuhlm_opt.solve.losses import LossUnit, losses_of, prompt_curves, threshold_grid
 from cuhlm_opt.solve.skipping import Curve, LikelyTokens, Skipping, merge
 
@@ -52,15 +53,6 @@ class Policy(StrEnum):
         return self in (Policy.RISK_AVERSE, Policy.RISK_PRONE)
 
 
-class Signal(StrEnum):
-    """What the device measures about its draft, in [0, 1]."""
-
-    U_BAR = "u_bar"
-    """The integral over temperatures, a function of the logits and the draft [N, THEORY 4.2]."""
-    U_MC = "u_mc"
-    """The sampled uncertainty [P]."""
-
-
 @dataclass(frozen=True)
 class Gate:
     """The skipping rule `keep the draft iff its signal is at most t`, on the records of one domain."""
@@ -71,6 +63,13 @@ class Gate:
     """Length of the answers in which runs of skipped tokens are counted."""
     decoded_by: tuple[Quantiser, int] | None = None
     """How the masses that drafts are drawn by were rounded, with b_prob; None draws from x itself."""
+    weights: tuple[float, ...] = ()
+    """Of the learned combination, where that is the signal."""
+
+    @cached_property
+    def values(self) -> _Floats:
+        """The signal of the recorded drafts, shape (n,)."""
+        return self.records.signal(self.signal, self.weights)
 
     @cached_property
     def some(self) -> "Gate":
@@ -119,9 +118,8 @@ class Gate:
             return Skipping(skip=np.zeros(n), risk=np.zeros(n), query=np.zeros(n), kept=np.zeros(n))
         if self.signal is Signal.U_BAR and threshold >= 1:
             return Skipping(skip=np.ones(n), risk=records.tv, query=records.tv, kept=np.zeros(n))
-        if self.signal is Signal.U_MC or threshold >= T_LIMIT:
-            u = records.u_mc if self.signal is Signal.U_MC else records.u_bar
-            skip = (u <= threshold).astype(np.float64)
+        if self.signal is not Signal.U_BAR or threshold >= T_LIMIT:
+            skip = (self.values <= threshold).astype(np.float64)
             return Skipping(skip=skip, risk=skip * records.beta, query=None, kept=None)
         return self.likely.skipping(threshold)
 
@@ -142,7 +140,7 @@ class Gate:
     def losses(self, eps: float, max_tokens: int) -> _Floats:
         """L_i(t) of each prompt on `threshold_grid`, per emitted token [N, THEORY 6.4]; shape (n_prompts, G).
 
-        For `u_mc` the recorded draft stands for all: its loss 1[u_d <= t] beta_d has the same mean.
+        But for `u_bar` the recorded draft stands for all: its loss 1[u_d <= t] beta_d has the same mean.
         """
         lengths = np.bincount(self.records.prompt)
         return losses_of(self.risk_sums, lengths, max_tokens=max_tokens, unit=LossUnit.EMITTED, eps=eps)
@@ -151,9 +149,9 @@ class Gate:
     def risk_sums(self) -> _Floats:
         """Risk summed over each prompt's tokens on `threshold_grid`, shape (n_prompts, G)."""
         records, grid = self.records, threshold_grid()
-        if self.signal is Signal.U_MC:
+        if self.signal is not Signal.U_BAR:
             total = np.bincount(records.prompt, records.beta)
-            return prompt_curves(records.prompt, records.u_mc[:, None], records.beta[:, None], grid, total)
+            return prompt_curves(records.prompt, self.values[:, None], records.beta[:, None], grid, total)
         prompt, risk = records.prompt[self.likely.position], np.maximum(self.likely.x - self.likely.y, 0.0)
         total = np.bincount(records.prompt, records.tv)
         return prompt_curves(prompt, self.likely.u_bar[:, None], risk[:, None], grid, total)
@@ -163,7 +161,7 @@ class Gate:
         """Skip rate, risk and query bias at every level of the signal."""
         if self.signal is Signal.U_BAR:
             return self.likely.curve(float(np.mean(self.records.tv)))
-        return _curve_u_mc(self.records)
+        return _curve_of_drafts(self.values, self.records.beta)
 
     @cached_property
     def run_curve(self) -> tuple[_Floats, _Floats]:
@@ -227,9 +225,9 @@ def published_threshold(line: SignalFit, policy: Policy) -> float | None:
     return None if value is None or not np.isfinite(value) else value
 
 
-def _curve_u_mc(records: Records) -> Curve:
-    """Levels of the recorded draft, and t = 1."""
-    levels, (count, risk) = merge(records.u_mc, [np.ones(records.n_tokens), records.beta])
+def _curve_of_drafts(values: _Floats, beta: _Floats) -> Curve:
+    """Levels of the recorded drafts' signal, and t = 1."""
+    levels, (count, risk) = merge(values, [np.ones(len(beta)), beta])
     if levels[-1] < 1:
         levels, count, risk = np.append(levels, 1.0), np.append(count, count[-1]), np.append(risk, risk[-1])
-    return Curve(levels=levels, skip_rate=count / records.n_tokens, risk=risk / records.n_tokens, query=None)
+    return Curve(levels=levels, skip_rate=count / len(beta), risk=risk / len(beta), query=None)

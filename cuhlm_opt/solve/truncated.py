@@ -99,7 +99,7 @@ def _sizes(problem: Problem, gate: Gate, mode: Mode, limit: float) -> Sequence[S
         tolerance = SURROGATE_THETA if theta is None else theta
         if offline:
             return [offline_by_surrogate(records, tolerance)]
-        return [online_by_surrogate(records, tolerance, problem.signal, problem.line.a, problem.line.b)]
+        return [online_by_surrogate(records, tolerance, gate.values, problem.line.a, problem.line.b)]
     if theta is None:
         if offline:
             return gate.remembered("offline sizes", lambda: offline_choices(records))

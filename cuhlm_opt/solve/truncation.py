@@ -17,7 +17,6 @@ from cuhlm_opt.bounds import published_surrogate, smallest_within
 from cuhlm_opt.modes import Distortion
 from cuhlm_opt.records import GRID_STEP, Records
 from cuhlm_opt.solve.coding import Coding
-from cuhlm_opt.solve.threshold import Signal
 
 _Floats = NDArray[np.float64]
 
@@ -152,9 +151,8 @@ def online_by_bound(records: Records, theta: float) -> Sizes:
     return Sizes(at=at, bias=bias, distortion=Distortion.BOUND, theta=theta, rule=rule)
 
 
-def online_by_surrogate(records: Records, theta: float, signal: Signal, slope: float, intercept: float) -> Sizes:
+def online_by_surrogate(records: Records, theta: float, u: _Floats, slope: float, intercept: float) -> Sizes:
     """k*(t) = min{k : U_t <= theta}, beta_d replaced by clip(a u + b, 0, 1) [P2, THEORY 2.7]; depends on the draft."""
-    u = records.u_bar if signal is Signal.U_BAR else records.u_mc
     beta = np.clip(slope * u + intercept, 0.0, 1.0)
     at = _first_within(published_surrogate(records.tv_x_xhat, records.x_d[:, None], beta[:, None]), theta)
     rule = (

@@ -16,13 +16,14 @@ from cuhlm_opt.artefacts import OperatingPoint
 from cuhlm_opt.channel_states import channel_states, state_links
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.records import Records, read_records
+from cuhlm_opt.signals import Signal
 from cuhlm_opt.simulate import Replayed, simulate
 from cuhlm_opt.solve import solve
 from cuhlm_opt.solve.adaptive import FIT_EVERY, BestRule, Follower, Rejection, best_rule
 from cuhlm_opt.solve.losses import threshold_grid
 from cuhlm_opt.solve.modes_table import mode_point
 from cuhlm_opt.solve.options import pose
-from cuhlm_opt.solve.threshold import Gate, Signal
+from cuhlm_opt.solve.threshold import Gate
 
 LINKS = {
     "rayleigh -10 dB": {"channel": "rayleigh", "snr_db": -10.0, "bandwidth_hz": 2e5},

@@ -12,6 +12,7 @@ from cuhlm_opt.distributions import total_variation
 from cuhlm_opt.latency import Accounting, Asks, ComputeTimes, token_law
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.payload import Format
+from cuhlm_opt.signals import Signal
 from cuhlm_opt.solve.load import load_evidence
 from cuhlm_opt.solve.modes_table import hlm_throughput, mode_point
 from cuhlm_opt.solve.operating_point import mode_row
@@ -19,7 +20,7 @@ from cuhlm_opt.solve.points import ModePoint, throughput
 from cuhlm_opt.solve.problem import Problem
 from cuhlm_opt.solve.settling import most_skippable
 from cuhlm_opt.solve.statements import recommend
-from cuhlm_opt.solve.threshold import Gate, Policy, Signal
+from cuhlm_opt.solve.threshold import Gate, Policy
 from cuhlm_opt.verification import CoarseProposal, Proposal, Query
 
 V = 60

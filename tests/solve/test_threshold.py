@@ -9,7 +9,8 @@ from synthetic_records import synthetic_positions
 from cuhlm_opt.artefacts import SignalFit
 from cuhlm_opt.bounds import query_bias, skip_risk
 from cuhlm_opt.records import T_LIMIT, Records
-from cuhlm_opt.solve.threshold import Gate, Policy, Signal, published_threshold
+from cuhlm_opt.signals import Signal
+from cuhlm_opt.solve.threshold import Gate, Policy, published_threshold
 
 POSITIONS, TABLE, METADATA = synthetic_positions(seed=1)
 GENERAL = [position for position in POSITIONS if position.domain == "general"]

@@ -13,9 +13,10 @@ from cuhlm_opt.modes import Mode
 from cuhlm_opt.payload import Format
 from cuhlm_opt.quantisation import MEASURED_BITS, Quantiser, measured_sizes
 from cuhlm_opt.records import GRID_STEP, Records
+from cuhlm_opt.signals import Signal
 from cuhlm_opt.solve.coding import Coding, open_codings
 from cuhlm_opt.solve.joint import Worth, share
-from cuhlm_opt.solve.threshold import Gate, Signal
+from cuhlm_opt.solve.threshold import Gate
 from cuhlm_opt.solve.truncation import (
     Truncation,
     offline_by_bound,
