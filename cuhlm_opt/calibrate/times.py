@@ -6,10 +6,9 @@ from collections.abc import Callable
 import numpy as np
 
 from cuhlm_opt.artefacts import Times
-from cuhlm_opt.distributions import sample, softmax
+from cuhlm_opt.gate import Step
 from cuhlm_opt.models.pairs import Pair
 from cuhlm_opt.models.protocol import LanguageModel
-from cuhlm_opt.uncertainty import mean_uncertainty
 
 PASS_SIZES = (1, 2, 4, 8, 16)
 
@@ -17,7 +16,8 @@ PASS_SIZES = (1, 2, 4, 8, 16)
 def measure_times(pair: Pair, prompt: list[int], repeats: int = 9) -> Times:
     """Measure on lane 0, after `prompt` as context.
 
-    The gate is what a hybrid adds to an SLM step: the law, the draft, and the integral uncertainty of the argmax.
+    The gate is what a hybrid adds to an SLM step: the law, the draft, and the integral uncertainty of the argmax. The
+    size k and the entries to send are left out, as they come up only where the device asks.
 
     Args:
         pair: both models.
@@ -29,8 +29,9 @@ def measure_times(pair: Pair, prompt: list[int], repeats: int = 9) -> Times:
     rng = np.random.default_rng(0)
 
     def gate() -> None:
-        sample(softmax(logits), rng)
-        mean_uncertainty(logits, np.array([np.argmax(logits)]))
+        step = Step(logits)
+        step.draw(rng)
+        step.u_bar(np.array([step.argmax]))
 
     return Times(
         slm_s=steps,
