@@ -60,10 +60,8 @@ class Step:
         """A token drawn from x with exactly one uniform of `rng`, by inversion over the ranks."""
         index = self.ranked.index_at(rng.random() * self.ranked.total)
         logit = self._ascending[index]
-        place = (
-            int(np.searchsorted(self._ascending, logit, side="right")) - 1 - index
-        )  # the first of ties ranks highest
-        return int(np.flatnonzero(self.logits == logit)[place])
+        above = int(np.searchsorted(self._ascending, logit, side="right")) - 1 - index  # ties: the first ranks highest
+        return int(np.flatnonzero(self.logits == logit)[above])
 
     def masses(self, tokens: NDArray[np.integer] | slice) -> NDArray[np.float64]:
         """Masses of `tokens` under x."""

@@ -13,6 +13,8 @@ from cuhlm_opt.distributions import Law
 
 _BLOCK = 64
 """Entries whose sum is kept."""
+_PROBES = 24
+"""Sizes that are tried at once, about."""
 
 
 def largest(law: Law, k: int) -> NDArray[np.intp]:
@@ -101,7 +103,7 @@ class RankedLaw:
             first = int(within[0]) if len(within) else len(sizes)
             low = int(sizes[first - 1]) + 1 if first else low
             high = int(sizes[first]) if len(within) else high
-            sizes = np.arange(low, high, max(1, (high - low) // _BLOCK))
+            sizes = np.arange(low, high, max(1, (high - low) // _PROBES))
         return low
 
     def index_at(self, mass: float) -> int:
@@ -127,7 +129,7 @@ class RankedLaw:
 
 @cache
 def _first_sizes(vocab_size: int) -> NDArray[np.int64]:
-    return size_grid(vocab_size, per_octave=4)[:-1]
+    return size_grid(vocab_size, per_octave=1)[:-1]
 
 
 def truncation_distances(
