@@ -6,7 +6,6 @@ means of groups of neighbours in the sorted logits, so that a node of theta cost
 
 from enum import StrEnum
 from functools import cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +16,8 @@ _SINGLE = 512
 """Logits that enter one by one."""
 _SHARE = 256
 """A group has at most 1/256 as many entries as there are above it."""
-_NODES = 48
+MEAN_NODES = 48
+"""Nodes of the integral uncertainty."""
 
 SAMPLES = 20
 """M of the published method [P2]."""
@@ -60,7 +60,8 @@ class PerturbedLogits:
     def __init__(self, logits: Law, gaps: Law | None = None) -> None:
         self.logits, self.largest = logits, logits.max()
         gaps = np.sort(logits - self.largest) if gaps is None else gaps
-        starts, self.counts = _groups(len(gaps), gaps.dtype)
+        starts, counts = groups_of_rank(len(gaps))
+        self.counts = counts.astype(gaps.dtype)
         means = np.add.reduceat(gaps[:-_SINGLE], starts) / self.counts[: len(starts)] if len(starts) else gaps[:0]
         self.values = np.concatenate([means, gaps[-_SINGLE:]])
 
@@ -77,15 +78,20 @@ class PerturbedLogits:
 
 
 @cache
-def _groups(vocab_size: int, dtype: np.dtype[Any]) -> tuple[NDArray[np.intp], Law]:
-    """Where the groups start in sorted logits, and how many entries each group, and then each single entry, counts."""
+def groups_of_rank(vocab_size: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Groups of rank in increasing logits: where each starts, and how many entries it has; 1 for each single entry.
+
+    >>> starts, counts = groups_of_rank(515)
+    >>> starts.tolist(), counts[:3].tolist(), len(counts)
+    ([0, 1], [1, 2, 1], 514)
+    """
     bounds, rank = [], _SINGLE
     while rank < vocab_size:
         bounds.append(vocab_size - rank)
         rank += rank // _SHARE
     starts = np.array([0, *bounds[:0:-1]] if bounds else [], dtype=np.intp)
     sizes = np.diff(np.append(starts, bounds[:1]))
-    return starts, np.append(sizes, np.ones(min(vocab_size, _SINGLE))).astype(dtype)
+    return starts, np.append(sizes, np.ones(min(vocab_size, _SINGLE))).astype(np.intp)
 
 
 def sampled_uncertainty(
@@ -107,7 +113,7 @@ def sampled_uncertainty(
 
 
 def mean_uncertainty(
-    logits: Law | PerturbedLogits, tokens: NDArray[np.integer], theta_max: float = THETA_MAX, nodes: int = _NODES
+    logits: Law | PerturbedLogits, tokens: NDArray[np.integer], theta_max: float = THETA_MAX, nodes: int = MEAN_NODES
 ) -> NDArray[np.float64]:
     """u_bar_v = 1 - (1/theta_max) int_0^theta_max softmax(z/theta)_v dtheta, E[u] for uniform theta [N, THEORY 4.2].
 
@@ -128,7 +134,7 @@ def mean_uncertainty(
         >>> mean_uncertainty(np.zeros(4), np.array([0, 3])).round(6).tolist()
         [0.75, 0.75]
     """
-    roots, weights = _nodes(nodes)
+    roots, weights = quadrature_nodes(nodes)
     return 1.0 - weights * roots @ _perturbed(logits).probabilities(tokens, theta_max * roots**2)
 
 
@@ -137,7 +143,7 @@ def _perturbed(logits: Law | PerturbedLogits) -> PerturbedLogits:
 
 
 @cache
-def _nodes(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def quadrature_nodes(count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Gauss-Legendre nodes on [0, 1], and their weights on [-1, 1]."""
     points, weights = np.polynomial.legendre.leggauss(count)
     return 0.5 * (points + 1.0), weights

@@ -38,7 +38,7 @@ FORMULAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         (
             "PerturbedLogits.__init__",
             "PerturbedLogits.probabilities",
-            "_groups",
+            "groups_of_rank",
             "mean_uncertainty",
             "sampling_variance",
             "slope_attenuation",
