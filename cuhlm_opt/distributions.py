@@ -32,11 +32,29 @@ def softmax(logits: Law, temperature: float = 1.0, top_p: float = 1.0) -> NDArra
     law = weights / weights.sum()
     if top_p < 1.0:
         order = np.argsort(-law, kind="stable")
-        kept = order[: int(np.searchsorted(np.cumsum(law[order]), top_p)) + 1]
+        kept = order[: nucleus_size(weights[order], top_p)]
         nucleus = np.zeros_like(law)
         nucleus[kept] = law[kept] / law[kept].sum()
         return nucleus
     return law
+
+
+def nucleus_size(descending: Law, top_p: float) -> int:
+    """Size of the smallest set of most likely tokens that reaches the mass `top_p` in (0, 1].
+
+    Args:
+        descending: weights proportional to the law, in decreasing order, shape (|V|,).
+        top_p: nucleus mass.
+
+    >>> nucleus_size(np.array([5.0, 4.0, 1.0]), 0.9)
+    2
+    """
+    total, head = descending.sum(dtype=np.float64), 1024
+    while True:
+        mass = np.cumsum(descending[:head], dtype=np.float64) / total
+        if mass[-1] >= top_p or head >= len(descending):
+            return min(int(np.searchsorted(mass, top_p)) + 1, len(descending))
+        head *= 8
 
 
 def sample(law: Law, rng: np.random.Generator) -> int:

@@ -7,13 +7,9 @@ matters to a line fitted on it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-
-from cuhlm_opt.distributions import Law
-from cuhlm_opt.uncertainty import SAMPLES, mean_uncertainty, sampled_uncertainty
 
 _Floats = NDArray[np.float64]
 
@@ -51,6 +47,11 @@ class Signal(StrEnum):
         return self in (Signal.U_MC, Signal.U_MC_5, Signal.U_MC_100)
 
 
+_COMBINED_OF = (Signal.U_BAR, Signal.X_D, Signal.P_MAX, Signal.MARGIN, Signal.ENTROPY)
+REGRESSORS = 1 + 2 * len(_COMBINED_OF)
+"""Weights of the combination."""
+
+
 class Features:
     """What signals are made of, for n positions; all of shape (n,)."""
 
@@ -80,9 +81,8 @@ class Features:
 
     @property
     def design(self) -> _Floats:
-        """Regressors of the combination: 1, the five signals, and their squares, shape (n, 11)."""
-        signals = (Signal.U_BAR, Signal.X_D, Signal.P_MAX, Signal.MARGIN, Signal.ENTROPY)
-        columns = np.column_stack([self.of(signal) for signal in signals])
+        """Regressors of the combination: 1, the five signals, and their squares, shape (n, REGRESSORS)."""
+        columns = np.column_stack([self.of(signal) for signal in _COMBINED_OF])
         return np.column_stack([np.ones(len(columns)), columns, columns**2])
 
 
@@ -95,60 +95,6 @@ class RecordedFeatures(Features):
     p_max: _Floats
     margin: _Floats
     entropy: _Floats
-
-
-@dataclass(frozen=True)
-class StepFeatures(Features):
-    """Features of one step, each computed when it is read; shape (1,)."""
-
-    logits: Law
-    x: Law
-    token: int
-
-    @cached_property
-    def u_bar(self) -> _Floats:  # type: ignore[override]
-        """Integral uncertainty of the draft."""
-        return mean_uncertainty(self.logits, np.array([self.token]))
-
-    @cached_property
-    def x_d(self) -> _Floats:  # type: ignore[override]
-        """Probability of the draft."""
-        return np.array([self.x[self.token]], dtype=np.float64)
-
-    @cached_property
-    def p_max(self) -> _Floats:  # type: ignore[override]
-        """Largest probability."""
-        return np.array([self.x.max()], dtype=np.float64)
-
-    @cached_property
-    def margin(self) -> _Floats:  # type: ignore[override]
-        """Largest minus second largest probability."""
-        second, first = np.partition(self.x, len(self.x) - 2)[-2:]
-        return np.array([first - second], dtype=np.float64)
-
-    @cached_property
-    def entropy(self) -> _Floats:  # type: ignore[override]
-        """Entropy of x, nats."""
-        own = self.x[self.x > 0]
-        return np.array([-np.sum(own * np.log(own), dtype=np.float64)])
-
-
-def read_signal(
-    signal: Signal, weights: Sequence[float], logits: Law, x: Law, token: int, rng: np.random.Generator
-) -> float:
-    """A signal of the draft `token`, as a device reads it at one step, in [0, 1].
-
-    Args:
-        signal: which; only what it is made of is computed.
-        weights: of `Signal.COMBINED`.
-        logits: shape (|V|,).
-        x: the law that the draft was drawn from, shape (|V|,).
-        token: the draft.
-        rng: of the sampled signals.
-    """
-    if signal.is_sampled:
-        return sampled_uncertainty(logits, token, rng, signal.samples or SAMPLES)
-    return float(StepFeatures(logits, x, token).of(signal, weights)[0])
 
 
 def logistic(values: _Floats) -> _Floats:

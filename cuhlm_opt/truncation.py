@@ -1,14 +1,20 @@
 """Truncated uploads: keep the k largest entries, the server spreads the rest evenly [P2, THEORY 2.5]; and the cost.
 
-Everything here works on a law sorted once (`descending`), so that any number of k share one sort.
+Everything here works on a law sorted once, so that any number of k share one sort.
 """
 
 import math
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cuhlm_opt.distributions import Law
+
+_BLOCK = 64
+"""Entries whose sum is kept."""
+_PROBES = 24
+"""Sizes that are tried at once, about."""
 
 
 def largest(law: Law, k: int) -> NDArray[np.intp]:
@@ -16,11 +22,17 @@ def largest(law: Law, k: int) -> NDArray[np.intp]:
     k = min(k, len(law))
     if k == 0:
         return np.empty(0, dtype=np.intp)
-    bound = np.partition(law, len(law) - k)[len(law) - k]
-    above = np.flatnonzero(law > bound)
-    ties = np.flatnonzero(law == bound)[: k - len(above)]
-    chosen = np.concatenate([above, ties])
+    chosen = largest_from(law, k, np.partition(law, len(law) - k)[len(law) - k])
     return chosen[np.lexsort((chosen, -law[chosen]))]
+
+
+def largest_from(law: Law, k: int, bound: float | np.floating) -> NDArray[np.intp]:
+    """Indices of the k >= 1 largest entries, ties by index, in any order; `bound` is the k-th largest entry."""
+    chosen = np.flatnonzero(law >= bound)
+    if len(chosen) == k:
+        return chosen
+    values = law[chosen]
+    return np.concatenate([chosen[values > bound], chosen[values == bound]])[:k]
 
 
 def reconstruct(kept: NDArray[np.integer], probabilities: Law, vocab_size: int) -> NDArray[np.float64]:
@@ -54,13 +66,86 @@ def size_grid(vocab_size: int, per_octave: int = 8) -> NDArray[np.int64]:
     return np.unique(np.concatenate([[0], np.arange(1, min(per_octave, vocab_size) + 1), sizes, [vocab_size]]))
 
 
+class RankedLaw:
+    """A law in increasing order, with the sums that any truncation size needs: it is sorted once and summed once.
+
+    TV(x, x_hat_k) = sum_{i>k} (x_(i) - m_k)+ with m_k the mean of the tail [N, THEORY 4.6]. The entries of the tail
+    above m_k come first in it; binary search finds their number, and sums of blocks give both masses.
+
+    Args:
+        ascending: weights proportional to the law, sorted, shape (|V|,), at least 0, not all 0. Sums are in float64.
+    """
+
+    def __init__(self, ascending: Law) -> None:
+        whole = len(ascending) // _BLOCK * _BLOCK
+        blocks = np.einsum("ij->i", ascending[:whole].reshape(-1, _BLOCK), dtype=np.float64)
+        self.ascending = ascending
+        self._before = np.concatenate([[0.0], np.cumsum(blocks)])
+        self.total = float(self._least(np.array([len(ascending)]))[0])
+
+    def distances(self, sizes: NDArray[np.integer]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mass of the tail and TV(x, x_hat_k) for each k in `sizes`; see `truncation_distances`."""
+        left = len(self.ascending) - np.asarray(sizes, dtype=np.intp)
+        tail = self._least(left)
+        mean = tail / np.maximum(left, 1)
+        flat = np.minimum(np.searchsorted(self.ascending, self._rounded_down(mean), side="right"), left)
+        distance = tail - self._least(flat) - (left - flat) * mean
+        return tail / self.total, np.maximum(distance, 0.0) / self.total
+
+    def smallest_size(self, tolerance: float) -> int:
+        """Smallest k with TV(x, x_hat_k) <= tolerance, |V| if there is none.
+
+        TV does not increase with k, so each round of sizes leaves the gap between two of them.
+        """
+        low, high, sizes = 0, len(self.ascending), _first_sizes(len(self.ascending))
+        while low < high:
+            within = np.flatnonzero(self.distances(sizes)[1] <= tolerance)
+            first = int(within[0]) if len(within) else len(sizes)
+            low = int(sizes[first - 1]) + 1 if first else low
+            high = int(sizes[first]) if len(within) else high
+            sizes = np.arange(low, high, max(1, (high - low) // _PROBES))
+        return low
+
+    def largest_masses(self, k: int) -> NDArray[np.float64]:
+        """Masses of the k largest entries, in increasing order, shape (k,)."""
+        return self.ascending[-k:].astype(np.float64) / self.total
+
+    @property
+    def entropy(self) -> float:
+        """Entropy in nats."""
+        own = self.ascending[np.searchsorted(self.ascending, 0.0, side="right") :]
+        return float(np.log(self.total) - np.sum(own * np.log(own), dtype=np.float64) / self.total)
+
+    def index_at(self, mass: float) -> int:
+        """Index i of `ascending` at which the running sum passes `mass` in [0, total): inversion, for sampling."""
+        block = int(np.searchsorted(self._before, mass, side="right")) - 1
+        start = block * _BLOCK
+        running = self._before[block] + np.cumsum(self.ascending[start : start + _BLOCK], dtype=np.float64)
+        index = start + int(np.searchsorted(running, mass, side="right"))
+        return min(index, len(self.ascending) - 1)  # rounding of the last sum must name no entry beyond it
+
+    def _least(self, counts: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Sum of the `counts` smallest weights, for each count."""
+        block = counts // _BLOCK
+        places = (block * _BLOCK)[:, None] + np.arange(_BLOCK)
+        part = np.where(places < counts[:, None], self.ascending[np.minimum(places, len(self.ascending) - 1)], 0.0)
+        return self._before[block] + part.sum(axis=1, dtype=np.float64)
+
+    def _rounded_down(self, values: NDArray[np.float64]) -> Law:
+        """The largest numbers of the weights' precision that are at most `values` >= 0: searching needs one type."""
+        cast = values.astype(self.ascending.dtype)
+        return np.where(cast > values, np.nextafter(cast, cast.dtype.type(-1)), cast)
+
+
+@cache
+def _first_sizes(vocab_size: int) -> NDArray[np.int64]:
+    return size_grid(vocab_size, per_octave=1)[:-1]
+
+
 def truncation_distances(
     descending: Law, sizes: NDArray[np.integer]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Mass of the tail and TV(x, x_hat_k) for each k in `sizes` [N, THEORY 4.6].
-
-    TV(x, x_hat_k) = sum_{i>k} (x_(i) - m_k)+ with m_k the mean of the tail: the tail entries above m_k are a prefix
-    of the tail, found by binary search, so all sizes together cost one cumulative sum.
 
     Args:
         descending: the law sorted in decreasing order, shape (|V|,).
@@ -69,52 +154,13 @@ def truncation_distances(
     Returns:
         (tail_mass, tv), each of the shape of `sizes`, in [0, 1]. `tv` does not increase with k.
     """
-    vocab_size = len(descending)
-    suffix = np.concatenate([np.cumsum(descending[::-1], dtype=np.float64)[::-1], [0.0]])
-    ascending = descending[::-1]
-    tail_mass, distance = np.empty(len(sizes)), np.empty(len(sizes))
-    for row, k in enumerate(sizes):
-        tail_mass[row] = suffix[k]
-        mean = suffix[k] / max(vocab_size - k, 1)
-        above = vocab_size - int(np.searchsorted(ascending, mean, side="right"))  # entries of the law above the mean
-        end = max(above, int(k))
-        distance[row] = max(0.0, suffix[k] - suffix[end] - (end - k) * mean)
-    return tail_mass, distance
+    return RankedLaw(descending[::-1]).distances(sizes)
 
 
-def smallest_size(law: Law, tolerance: float, head: int = 1024) -> int:
-    """Smallest k with TV(x, x_hat_k) <= tolerance, from x alone [N, THEORY 4.4, 4.6]; O(|V|) after a partial sort.
-
-    Only the `head` largest entries are sorted; the sum over the tail beyond them needs no order. Where the head is not
-    enough, it is widened.
+def smallest_size(law: Law, tolerance: float) -> int:
+    """Smallest k with TV(x, x_hat_k) <= tolerance, from x alone [N, THEORY 4.4, 4.6].
 
     >>> smallest_size(np.array([0.7, 0.1, 0.1, 0.1]), 1e-9)
     1
     """
-    vocab_size = len(law)
-    while True:
-        head = min(head, vocab_size)
-        top = np.asarray(law, dtype=np.float64)[largest(law, head)]
-        rest = 1.0 - np.concatenate([[0.0], np.cumsum(top)])  # mass beyond the first k entries
-        low, high = 0, head
-        while low < high:  # TV does not increase with k, so bisection finds the smallest feasible size
-            middle = (low + high) // 2
-            if _tail_distance(law, top, rest, middle) <= tolerance:
-                high = middle
-            else:
-                low = middle + 1
-        if low < head or head == vocab_size or _tail_distance(law, top, rest, low) <= tolerance:
-            return low
-        head *= 8
-
-
-def _tail_distance(law: Law, top: NDArray[np.float64], rest: NDArray[np.float64], k: int) -> float:
-    """TV(x, x_hat_k), from the sorted head where the tail mean is above all beyond it, else from all of x."""
-    vocab_size = len(law)
-    if k >= vocab_size:
-        return 0.0
-    mean = max(rest[k], 0.0) / (vocab_size - k)
-    if len(top) == vocab_size or mean >= top[-1]:
-        tail = top[k:]
-        return float(np.maximum(tail - mean, 0.0).sum())
-    return float(np.maximum(law - mean, 0.0).sum(dtype=np.float64) - np.maximum(top[:k] - mean, 0.0).sum())
+    return RankedLaw(np.sort(law)).smallest_size(tolerance)

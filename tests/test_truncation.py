@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from strategies import law, laws
 
 from cuhlm_opt.distributions import total_variation
-from cuhlm_opt.truncation import largest, reconstruct, size_grid, smallest_size, truncation_distances
+from cuhlm_opt.truncation import (
+    RankedLaw,
+    largest,
+    largest_from,
+    reconstruct,
+    size_grid,
+    smallest_size,
+    truncation_distances,
+)
 
 ROUNDING = 1e-12
 
@@ -80,10 +88,10 @@ def test_truncation_is_monotone_along_growing_kept_sets(x, random):
     assert tv[-1] <= ROUNDING
 
 
-@given(laws(), st.one_of(st.floats(0.0, 1.0), st.floats(1e-9, 0.05)), st.sampled_from([1, 2, 7, 64, 1024]))
-def test_smallest_size_matches_brute_force(x, tolerance, head):
-    """min{k : TV(x, x_hat_k) <= tolerance}, whatever part of the law is sorted; near-equalities may round."""
-    k = smallest_size(x, tolerance, head)
+@given(laws(), st.one_of(st.floats(0.0, 1.0), st.floats(1e-9, 0.05)))
+def test_smallest_size_matches_brute_force(x, tolerance):
+    """min{k : TV(x, x_hat_k) <= tolerance}; near-equalities may round."""
+    k = smallest_size(x, tolerance)
     assert 0 <= k <= len(x)
     assert total_variation(x, truncated(x, largest(x, k))) <= tolerance + ROUNDING
     if k > 0:
@@ -111,3 +119,36 @@ def test_smallest_size_reads_the_multiset_of_x_alone(x, tolerance, random):
 )
 def test_smallest_size_by_hand(x, tolerance, k):
     assert smallest_size(x, tolerance) == k
+
+
+@given(laws(), st.data())
+def test_largest_from_a_bound(x, data):
+    """The set that `largest` finds, given its smallest entry; ties by index."""
+    k = data.draw(st.integers(1, len(x)))
+    chosen = largest_from(x, k, np.sort(x)[-k])
+    assert sorted(chosen.tolist()) == sorted(largest(x, k).tolist())
+
+
+@given(laws(), st.floats(0.1, 30.0), st.sampled_from([np.float32, np.float64]))
+def test_ranked_weights_need_no_sum(x, scale, dtype):
+    """Weights in proportion to a law, in either precision, have its distances."""
+    weights = np.sort(x * scale).astype(dtype)
+    exact = weights.astype(np.float64) / weights.sum(dtype=np.float64)
+    sizes = np.arange(len(x) + 1)
+    got = np.array(RankedLaw(weights).distances(sizes))
+    expected = [(exact[: len(x) - k], np.mean(exact[: len(x) - k]) if k < len(x) else 0.0) for k in sizes[:50]]
+    tails = [np.sum(tail) for tail, _ in expected]
+    distances = [np.sum(np.maximum(tail - mean, 0.0)) for tail, mean in expected]
+    np.testing.assert_allclose(got[:, :50], [tails, distances], atol=ROUNDING)
+
+
+@given(laws())
+def test_inversion_by_rank(x):
+    """Masses on both sides of every running sum name its entry and the next; entries of no mass are never named."""
+    ranked = RankedLaw(np.sort(x))
+    running = np.cumsum(ranked.ascending)
+    for index in np.flatnonzero(ranked.ascending)[-40:]:
+        middle = running[index] - 0.5 * ranked.ascending[index]
+        assert ranked.ascending[ranked.index_at(middle)] == pytest.approx(ranked.ascending[index], abs=ROUNDING)
+    assert ranked.ascending[ranked.index_at(0.0)] > 0
+    assert ranked.index_at(ranked.total) == len(x) - 1

@@ -13,17 +13,18 @@ from strategies import logits
 from cuhlm_opt.uncertainty import (
     SAMPLES,
     THETA_MAX,
+    PerturbedLogits,
     ThetaConvention,
-    compress_logits,
     mean_uncertainty,
-    perturbed_probabilities,
     sampled_uncertainty,
     sampling_variance,
     slope_attenuation,
 )
 
 CLAIMED = 1e-3
-"""Error at 32 nodes; 128 keep it below 1e-5."""
+"""Error whatever the logits."""
+GROUPED = 1 / 256
+"""Share of the partition function that groups of logits may take off it."""
 
 
 def quadrature(z, tokens, theta_max=THETA_MAX):
@@ -61,24 +62,63 @@ def test_quadrature_matches_mpmath():
 @settings(max_examples=40)
 @given(logits())
 def test_mean_uncertainty_matches_quadrature(z):
-    """|u_bar - (1 - (1/theta_max) int softmax(z/theta)_v dtheta)| < 1e-3 at 32 nodes, < 1e-5 at 128 [N, THEORY 4.2]."""
+    """|u_bar - (1 - (1/theta_max) int softmax(z/theta)_v dtheta)| < 1e-3 [N, THEORY 4.2]."""
     tokens = np.argsort(-z, kind="stable")[:40]
     exact = quadrature(z, tokens)
     assert np.abs(mean_uncertainty(z, tokens) - exact).max() < CLAIMED
-    assert np.abs(mean_uncertainty(z, tokens, nodes=128) - exact).max() < 1e-5
+    if len(z) <= 512:  # no groups: what is left is the error of the quadrature
+        assert np.abs(mean_uncertainty(z, tokens, nodes=128) - exact).max() < 1e-5
 
 
 @pytest.mark.parametrize("rivals", [1, 10, 1000, 100_000])
 def test_mean_uncertainty_at_near_ties(rivals):
-    """Many rivals at one small gap are the worst case: from 1 to 1/(1 + rivals) within a narrow range of theta."""
-    for gap in (0.0, 1e-6, 1e-3, 0.03, 0.2, 0.5, 1.0):
+    """Many rivals at one gap are the worst case of the quadrature: from 1 to 1/(1 + rivals) within a narrow range."""
+    for gap in (0.0, 1e-6, 1e-3, 0.03, 0.2, 0.5, 1.0, 3.0, 8.0, 15.0, 23.0):
         z = np.concatenate([[0.0], np.full(rivals, -gap)])
         thetas = THETA_MAX * 2.0 ** -np.linspace(0, 48, 40_001)
         agree = 1 / (1 + rivals * np.exp(-gap / thetas))
         exact = 1 + np.trapezoid(agree, thetas) / THETA_MAX  # thetas decrease; second order, 1e-6 at this step
         token = np.array([0])
-        assert mean_uncertainty(z, token)[0] == pytest.approx(exact, abs=CLAIMED)
+        assert mean_uncertainty(z, token)[0] == pytest.approx(exact, abs=2e-4)
         assert mean_uncertainty(z, token, nodes=128)[0] == pytest.approx(exact, abs=1.1e-5)
+        assert mean_uncertainty(z.astype(np.float32), token)[0] == pytest.approx(exact, abs=2.1e-4)
+
+
+@st.composite
+def crowds(draw):
+    """(gaps, counts) of crowds of tokens below the largest logit, up to |V| = 151 936 together, at any gaps."""
+    gaps, counts, room = [0.0], [1], 151_935
+    for _ in range(draw(st.integers(1, 8))):
+        count = min(room, int(2 ** draw(st.floats(0, 17.3))))
+        if count:
+            gaps.append(draw(st.one_of(st.floats(0, 45), st.floats(0, 1), st.just(math.inf), st.just(1e4))))
+            counts.append(count)
+            room -= count
+    return np.array(gaps), np.array(counts)
+
+
+def crowd_quadrature(gaps, counts, own):
+    """u_bar of a token at the gap `own`, as `quadrature` but with crowds of equal logits counted, not summed."""
+    points, weights = np.polynomial.legendre.leggauss(24)
+    agree = 0.0
+    for octave in range(48):
+        high = THETA_MAX * 2.0**-octave
+        thetas = (0.25 * high * (points + 1) + 0.5 * high)[:, None]
+        agree += 0.25 * high * weights @ (np.exp(-own / thetas[:, 0]) / (np.exp(-gaps / thetas) @ counts))
+    return 1 - agree / THETA_MAX
+
+
+@settings(max_examples=60)
+@given(crowds(), st.integers(0, 2**32 - 1))
+def test_mean_uncertainty_of_crowds(crowd, seed):
+    """Crowds of 1 to 151 935 near-ties at any gap, float32: spikes, flat laws, huge ranges, -inf."""
+    gaps, counts = crowd
+    rng = np.random.default_rng(seed)
+    z = np.float32(rng.normal()) - rng.permutation(np.repeat(gaps, counts)).astype(np.float32)
+    own = z.max() - z
+    tokens = np.array([int(np.argmax(z)), int(rng.integers(len(z)))])
+    exact = [crowd_quadrature(gaps, counts, float(own[token])) for token in tokens]
+    assert mean_uncertainty(z, tokens) == pytest.approx(np.array(exact), abs=CLAIMED)
 
 
 def test_mean_uncertainty_of_a_large_heavy_tailed_law():
@@ -118,12 +158,12 @@ def test_theta_max(theta_max):
 def test_agreements_sum_to_one(z):
     """sum_v (1 - u_bar_v) = 1, so at most floor(1/(1-t)) tokens have u_bar <= t, the likeliest ones [N, THEORY 4.2]."""
     u_bar = mean_uncertainty(z, every(z))
-    # Bins of 1/128 nat: relative error (1/128)^2 / (8 theta^2) of what lies a nat or more below the top, under 1e-5.
-    assert np.sum(1 - u_bar) == pytest.approx(1, abs=2e-5)
+    rounding = 2e-5  # float32 exponentials of up to 2000 entries
+    assert -rounding <= np.sum(1 - u_bar) - 1 <= GROUPED / (1 - GROUPED) + rounding  # F is not overestimated
     assert (u_bar > -1e-12).all()
     assert (u_bar < 1 + 1e-12).all()
     for t in (0.1, 0.499, 0.5, 0.6, 0.7, 0.9, 0.99):
-        skippable = np.flatnonzero(u_bar <= t - 3e-5)
+        skippable = np.flatnonzero(u_bar <= t - 4e-3)
         assert len(skippable) <= math.floor(1 / (1 - t))
         if t < 0.5:
             assert skippable.tolist() in ([], [int(np.argmax(z))])
@@ -135,25 +175,35 @@ def test_likelier_tokens_are_less_uncertain(z):
     assert (np.diff(u_bar[np.argsort(-z, kind="stable")]) >= -1e-12).all()
 
 
-@given(logits())
-def test_compressed_logits_keep_the_partition_function(z):
-    """sum_v exp(z_v/theta) from bins, within (1/128)^2/(8 theta^2) of the binned part, all entries counted."""
-    values, counts = compress_logits(z)
-    gap = z.max() - z
-    assert counts.sum() == np.sum(gap < 80)
-    for theta in (0.1, 0.5, 2.0):
-        exact = np.sum(np.exp(-gap[gap < 80].astype(np.float64) / theta))
-        binned = np.sum(np.exp(-gap[(gap >= 1) & (gap < 80)].astype(np.float64) / theta))
-        error = np.exp(values / theta) @ counts - exact
-        assert abs(error) <= (1 / 128) ** 2 / (8 * theta**2) * binned + 1e-6 * exact  # float32 gaps are off by 1e-7
+@given(logits(), st.floats(1e-3, 30.0))
+def test_groups_keep_the_partition_function(z, theta):
+    """(1 - 1/256) F <= sum over groups <= F, all entries counted."""
+    perturbed = PerturbedLogits(z)
+    gaps = z.max() - z
+    exact = np.sum(np.exp(-gaps.astype(np.float64) / theta))
+    grouped = np.exp(perturbed.values.astype(np.float64) / theta) @ perturbed.counts
+    assert perturbed.counts.sum() == len(z)
+    # Means of float32 are off by 1e-7 of themselves, which a small theta magnifies; far below the top that is nothing.
+    assert (1 - GROUPED - 1e-5) * exact <= grouped <= (1 + 1e-5) * exact
 
 
-def test_perturbed_probabilities():
+@pytest.mark.parametrize("size", [1, 511, 512, 513, 514, 5000, 151_936])
+def test_groups_of_rank(size):
+    """The 512 largest singly; every other group within 1/256 of the entries above it."""
+    perturbed = PerturbedLogits(np.arange(size, dtype=np.float64))
+    assert perturbed.counts.sum() == size
+    assert (perturbed.counts[-512:] == 1).all()
+    above = size - np.cumsum(perturbed.counts)
+    assert (perturbed.counts[:-512] <= GROUPED * above[: len(perturbed.counts) - 512 if size > 512 else 0]).all()
+    assert perturbed.values @ perturbed.counts == pytest.approx(-size * (size - 1) / 2, rel=1e-12)
+
+
+def test_probabilities_at_any_temperature():
     z = np.array([1.0, 0.0, -1.0])
-    p = perturbed_probabilities(z, np.array([2, 0]), np.array([0.0, 0.5, 2.0]))
+    p = PerturbedLogits(z).probabilities(np.array([2, 0]), np.array([0.0, 0.5, 2.0]))
     assert p[0].tolist() == [0, 1]
-    np.testing.assert_allclose(p[1], special.softmax(z / 0.5)[[2, 0]], rtol=1e-5)
-    np.testing.assert_allclose(p[2], special.softmax(z / 2.0)[[2, 0]], rtol=1e-5)
+    np.testing.assert_allclose(p[1], special.softmax(z / 0.5)[[2, 0]], rtol=1e-12)
+    np.testing.assert_allclose(p[2], special.softmax(z / 2.0)[[2, 0]], rtol=1e-12)
 
 
 def test_conventions():

@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cuhlm_opt.distributions import Law, rejection_probability, residual_law, sample, softmax, total_variation
+from cuhlm_opt.distributions import Law, rejection_probability, residual_law, softmax, total_variation
+from cuhlm_opt.gate import Step
 from cuhlm_opt.quantisation import measured_sizes, quantisation_distances
 from cuhlm_opt.records import GRID_STEP, QUANTISED_STEP, TOP
-from cuhlm_opt.truncation import largest, reconstruct, truncation_distances
-from cuhlm_opt.uncertainty import SAMPLES, THETA_MAX, ThetaConvention, mean_uncertainty, sampled_uncertainty
+from cuhlm_opt.truncation import reconstruct
+from cuhlm_opt.uncertainty import SAMPLES, THETA_MAX, ThetaConvention, sampled_uncertainty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +50,15 @@ def score_position(
     Returns:
         The columns of `record_schema` that depend on the two laws.
     """
-    x = softmax(slm_logits, scoring.temperature, scoring.top_p)
-    y = softmax(llm_logits, scoring.temperature, scoring.top_p)
-    draft = sample(x, rng)
-    u_mc = sampled_uncertainty(slm_logits, draft, rng, scoring.samples, scoring.theta_max, scoring.convention)
-    top = largest(slm_logits, min(TOP, len(x)))
-    u_bar = mean_uncertainty(slm_logits, np.append(top, draft), scoring.theta_max)
-    descending = np.sort(x)[::-1]
-    tail_mass, tv_x_xhat = truncation_distances(descending, sizes)
+    step = Step(slm_logits, scoring.temperature, scoring.top_p)
+    x, y = step.law, softmax(llm_logits, scoring.temperature, scoring.top_p)
+    draft = step.draw(rng)
+    u_mc = sampled_uncertainty(step.perturbed, draft, rng, scoring.samples, scoring.theta_max, scoring.convention)
+    top = step.largest(min(TOP, len(x)))
+    top = top[np.argsort(-slm_logits[top], kind="stable")]
+    u_bar = step.u_bar(np.append(top, draft), scoring.theta_max)
+    descending = step.ranked.ascending[::-1] / step.ranked.total
+    tail_mass, tv_x_xhat = step.ranked.distances(sizes)
     row = {
         "draft_token": draft,
         "draft_rank": int(np.count_nonzero(x > x[draft])),

@@ -6,11 +6,10 @@ from collections.abc import Callable
 import numpy as np
 
 from cuhlm_opt.artefacts import Times
-from cuhlm_opt.distributions import sample, softmax
+from cuhlm_opt.gate import Step, read_signal
 from cuhlm_opt.models.pairs import Pair
 from cuhlm_opt.models.protocol import LanguageModel
-from cuhlm_opt.signals import Signal, StepFeatures, read_signal
-from cuhlm_opt.uncertainty import mean_uncertainty
+from cuhlm_opt.signals import REGRESSORS, Signal
 
 PASS_SIZES = (1, 2, 4, 8, 16)
 
@@ -18,7 +17,9 @@ PASS_SIZES = (1, 2, 4, 8, 16)
 def measure_times(pair: Pair, prompt: list[int], repeats: int = 9) -> Times:
     """Measure on lane 0, after `prompt` as context.
 
-    The gate is what a hybrid adds to an SLM step: the law, the draft, and the integral uncertainty of the argmax.
+    The gate is what a hybrid adds to an SLM step: the law, the draft, and the integral uncertainty of the argmax. The
+    size k and the entries to send are left out, as they come up only where the device asks. A signal is what reading
+    it adds to the law and the draft.
 
     Args:
         pair: both models.
@@ -30,20 +31,19 @@ def measure_times(pair: Pair, prompt: list[int], repeats: int = 9) -> Times:
     rng = np.random.default_rng(0)
 
     def gate() -> None:
-        sample(softmax(logits), rng)
-        mean_uncertainty(logits, np.array([np.argmax(logits)]))
+        step = Step(logits)
+        step.draw(rng)
+        step.u_bar(np.array([step.argmax]))
 
-    x = softmax(logits)
-    weights = np.zeros(StepFeatures(logits, x, 0).design.shape[1])
-
-    def read(signal: Signal) -> Callable[[], None]:
-        return lambda: read_signal(signal, weights, logits, x, int(np.argmax(logits)), rng) and None
+    def reading(signal: Signal) -> Callable[[], object]:
+        step, weights = Step(logits), (0.0,) * REGRESSORS
+        return lambda: read_signal(signal, weights, step, step.argmax, rng)
 
     return Times(
         slm_s=steps,
         gate_s=_median_s(gate, repeats),
         llm_pass_s={n: _pass_s(pair.llm, prompt, n, repeats) for n in PASS_SIZES},
-        signal_s={str(signal): _median_s(read(signal), repeats) for signal in Signal},
+        signal_s={str(signal): _median_s(reading(signal), repeats) for signal in Signal},
     )
 
 
@@ -59,7 +59,7 @@ def _pass_s(model: LanguageModel, prompt: list[int], n: int, repeats: int) -> fl
     return _median_s(one_pass, repeats)
 
 
-def _median_s(work: Callable[[], None], repeats: int) -> float:
+def _median_s(work: Callable[[], object], repeats: int) -> float:
     work()
     durations = []
     for _ in range(repeats):

@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import OperatingPoint
 from cuhlm_opt.codec import LawCodec, coarse_codec, lumped_law
-from cuhlm_opt.distributions import sample, softmax
+from cuhlm_opt.distributions import sample
+from cuhlm_opt.gate import Step
 from cuhlm_opt.modes import Drafting, PendingData
-from cuhlm_opt.truncation import largest
-from cuhlm_opt.uncertainty import mean_uncertainty
 from cuhlm_opt.verification import CoarseProposal, Proposal, Upload
 
 
@@ -47,11 +46,11 @@ class Drafter:
     def draw(self, logits: NDArray[np.float32]) -> PendingDraft:
         """Draw the next draft from logits of shape (|V|,)."""
         point = self._point
-        x = softmax(logits, point.temperature, point.top_p)
-        vocab_size, k = len(x), point.k or 0
+        step = Step(logits, point.temperature, point.top_p)
+        x, vocab_size, k = step.law, len(logits), point.k or 0
         upload: Upload
         if point.pending_data is PendingData.COARSE:
-            kept = largest(x, min(k, vocab_size - 1))  # one token at least makes the lump
+            kept = step.largest(min(k, vocab_size - 1))  # one token at least makes the lump
             codec = coarse_codec(vocab_size, point.b_prob, point.quantiser)
             message = codec.encode(kept, x[kept])
             kept, masses = codec.decode(message)
@@ -70,15 +69,15 @@ class Drafter:
             message, law = whole.transmit(x, k)
             token = sample(law, self._rng)
             upload = Proposal(draft=token, law=law)
-        u, stops = self._reads(logits, token)
+        u, stops = self._reads(step, token)
         return PendingDraft(token=token, upload=upload, entries=k, bits=message.bits, u=u, stops=stops)
 
-    def _reads(self, logits: NDArray[np.float32], token: int) -> tuple[float | None, bool]:
+    def _reads(self, step: Step, token: int) -> tuple[float | None, bool]:
         """Uncertainty of a draft, and whether it stops drafting; a threshold of None lets every draft stop it."""
         if self._point.drafting is Drafting.FIXED:
             return None, False
         threshold = self._point.u_threshold
         if threshold is None:
             return None, True
-        u = float(mean_uncertainty(logits, np.array([token]))[0])
+        u = float(step.u_bar(np.array([token]))[0])
         return u, u > threshold

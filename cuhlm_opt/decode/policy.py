@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from cuhlm_opt.artefacts import OperatingPoint
 from cuhlm_opt.bounds import published_surrogate, smallest_within
 from cuhlm_opt.codec import LawCodec, Message, coarse_codec, lumped_law
-from cuhlm_opt.distributions import sample, softmax, total_variation
+from cuhlm_opt.distributions import sample, total_variation
 from cuhlm_opt.errors import InputError, unknown_name
+from cuhlm_opt.gate import Step, read_signal
 from cuhlm_opt.modes import Distortion, Drafting, Mode
-from cuhlm_opt.signals import Signal, read_signal
-from cuhlm_opt.truncation import largest, reconstruct, size_grid, smallest_size, truncation_distances
-from cuhlm_opt.uncertainty import mean_uncertainty
+from cuhlm_opt.signals import Signal
+from cuhlm_opt.truncation import reconstruct, size_grid
 from cuhlm_opt.verification import CoarseProposal, Proposal, Query, Upload
 
 _Value = TypeVar("_Value")
@@ -50,10 +50,10 @@ class Reading:
     tokens: NDArray[np.intp]
     u_bar: NDArray[np.float64]
 
-    def skippable(self, law: NDArray[np.float64], threshold: float) -> Skippable:
-        """Those within the threshold that `law` can draw."""
-        kept = self.tokens[(self.u_bar <= threshold) & (law[self.tokens] > 0)]
-        return Skippable(tokens=kept, masses=law[kept])
+    def skippable(self, masses: NDArray[np.float64], threshold: float) -> Skippable:
+        """Those within the threshold that a law with these `masses` of `tokens` can draw."""
+        kept = (self.u_bar <= threshold) & (masses > 0)
+        return Skippable(tokens=self.tokens[kept], masses=masses[kept])
 
     def of(self, token: int) -> float | None:
         """u_bar of `token`, None if it is none of them."""
@@ -63,22 +63,31 @@ class Reading:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Draft:
-    """A token drawn from `law`, with the SLM logits that it comes from.
+    """A token drawn from x of `step`, or from `decoded`, what the server will decode.
 
-    `law` is x, or what the server will decode: x_hat in mode `exact`, the lumped law in mode `coarse`. There `message`
-    is what it was decoded from, and in mode `coarse` `reading` the gate's, which came before the draft.
+    That is x_hat in mode `exact`, and in mode `coarse` the lumped law. `message` is what it was decoded from, and in
+    mode `coarse` `reading` the gate's, which came before the draft.
     """
 
     token: int
-    law: NDArray[np.float64]
-    logits: NDArray[np.float32]
+    step: Step
+    decoded: NDArray[np.float64] | None = None
     message: Message | None = None
     reading: Reading | None = None
 
     @property
+    def law(self) -> NDArray[np.float64]:
+        """The law that the token was drawn from, shape (|V|,)."""
+        return self.step.law if self.decoded is None else self.decoded
+
+    def masses(self, tokens: NDArray[np.intp]) -> NDArray[np.float64]:
+        """Probabilities of `tokens` under that law, without working out all of it."""
+        return self.step.masses(tokens) if self.decoded is None else self.decoded[tokens]
+
+    @property
     def probability(self) -> float:
         """Probability of the token under the law it was drawn from."""
-        return float(self.law[self.token])
+        return float(self.masses(np.array([self.token]))[0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,18 +139,19 @@ class Device:
         if states := self._point.state_thresholds:
             self.state = int(self._rng.choice(len(states), p=[state.probability for state in states]))
             self._threshold = states[self.state].u_threshold
-        x = softmax(logits, self._point.temperature, self._point.top_p)
-        law, message, reading = x, None, None
+        step = Step(logits, self._point.temperature, self._point.top_p)
         everything = self._threshold is not None and self._threshold >= 1  # kept, so that nothing is sent or decoded
         if self._mode is Mode.EXACT and not everything:
-            message, law = self._codec(len(x)).transmit(x, _given(self._point.k))
-        elif self._mode is Mode.COARSE and self._threshold is not None and not everything:
-            reading = _read_gate(logits, self._threshold)
-            kept = reading.skippable(x, self._threshold)
-            codec = self._coarse(len(x))
+            message, law = self._codec(len(logits)).transmit(step.law, _given(self._point.k))
+            return Draft(token=sample(law, self._rng), step=step, decoded=law, message=message)
+        if self._mode is Mode.COARSE and self._threshold is not None and not everything:
+            reading = _read_gate(step, self._threshold)
+            kept = reading.skippable(step.masses(reading.tokens), self._threshold)
+            codec = self._coarse(len(logits))
             message = codec.encode(kept.tokens, kept.masses)
-            law = lumped_law(x, *codec.decode(message))
-        return Draft(token=sample(law, self._rng), law=law, logits=logits, message=message, reading=reading)
+            law = lumped_law(step.law, *codec.decode(message))
+            return Draft(token=sample(law, self._rng), step=step, decoded=law, message=message, reading=reading)
+        return Draft(token=step.draw(self._rng), step=step)
 
     def decide(self, draft: Draft) -> Decision:
         """Decide whether to keep `draft` without asking, and write the upload if not."""
@@ -158,10 +168,10 @@ class Device:
         if self._point.signal != Signal.U_BAR:
             u = self._signal(draft)
             return Decision(upload=None, u=u) if u <= threshold else self._ask(draft, u, None)
-        if draft.token not in _candidates(draft.logits, threshold) and self._mode is not Mode.COARSE:
+        if draft.token not in _candidates(draft.step, threshold) and self._mode is not Mode.COARSE:
             return self._ask(draft, None, None)  # whatever its u_bar, it lies above the threshold: not computed
-        reading = draft.reading or _read_gate(draft.logits, threshold)
-        skippable, known = reading.skippable(draft.law, threshold), reading.of(draft.token)
+        reading = draft.reading or _read_gate(draft.step, threshold)
+        skippable, known = reading.skippable(draft.masses(reading.tokens), threshold), reading.of(draft.token)
         if draft.token in skippable.tokens:
             return Decision(upload=None, u=known, skippable=skippable)
         return self._ask(draft, known, skippable)
@@ -178,9 +188,10 @@ class Device:
             return NOTHING
         if self._mode is Mode.RANDOM or threshold is None or (self._point.signal != Signal.U_BAR and threshold < 1):
             return None
-        if _candidate_count(len(draft.law), threshold) > _WATCHED:
+        if _candidate_count(len(draft.step.logits), threshold) > _WATCHED:
             return None
-        return _read_gate(draft.logits, threshold).skippable(draft.law, threshold)
+        reading = _read_gate(draft.step, threshold)
+        return reading.skippable(draft.masses(reading.tokens), threshold)
 
     def law_error(self, draft: Draft) -> LawError | None:
         """What an upload of x at this position adds to the bias at most, whether or not one was sent: measurement too.
@@ -196,7 +207,7 @@ class Device:
             k = len(draft.law)
         else:
             return NO_ERROR
-        kept = largest(draft.law, k)
+        kept = draft.step.largest(k)
         x_hat = reconstruct(kept, draft.law[kept], len(draft.law))
         _, decoded = self._codec(len(draft.law)).transmit(draft.law, k)
         return LawError(truncation=total_variation(draft.law, x_hat), quantisation=total_variation(x_hat, decoded))
@@ -204,11 +215,11 @@ class Device:
     def _signal(self, draft: Draft) -> float:
         """The signal of a draft."""
         signal, weights = Signal(self._point.signal), self._point.signal_weights
-        return read_signal(signal, weights, draft.logits, draft.law, draft.token, self._rng)
+        return read_signal(signal, weights, draft.step, draft.token, self._rng)
 
     def _ask(self, draft: Draft, u: float | None, skippable: Skippable | None) -> Decision:
         """Write the upload of a draft that is not kept."""
-        vocab_size, message = len(draft.law), draft.message
+        vocab_size, message = len(draft.step.logits), draft.message
         upload: Upload
         match self._mode:
             case Mode.QUERY:
@@ -247,16 +258,16 @@ class Device:
 
     def _truncation_size(self, draft: Draft, u: float | None) -> tuple[float | None, int]:
         """(u, k): the fixed k, the smallest within the bound, or by the published surrogate, which reads the draft."""
-        point, vocab_size = self._point, len(draft.law)
+        point, step, vocab_size = self._point, draft.step, len(draft.step.logits)
         if self._mode is Mode.CU_HLM_OFFLINE:
             return u, min(_given(point.k), vocab_size)
         theta = _given(point.theta)
         if point.distortion is Distortion.BOUND:
-            return u, smallest_size(draft.law, theta)
+            return u, step.smallest_size(theta)
         u = self._signal(draft) if u is None else u
         beta = min(max(_given(point.slope) * u + _given(point.intercept), 0.0), 1.0)
         sizes = size_grid(vocab_size)
-        _, tv = truncation_distances(np.sort(draft.law)[::-1], sizes)
+        _, tv = step.ranked.distances(sizes)
         return u, int(sizes[smallest_within(published_surrogate(tv, draft.probability, beta), theta)])
 
 
@@ -285,16 +296,15 @@ def _candidate_count(vocab_size: int, threshold: float) -> int:
     return vocab_size if threshold >= 1 else min(vocab_size, math.floor(1 / (1 - threshold) + 1e-9))
 
 
-def _candidates(logits: NDArray[np.float32], threshold: float) -> NDArray[np.intp]:
+def _candidates(step: Step, threshold: float) -> NDArray[np.intp]:
     """The only tokens that can have u_bar <= t: those of the largest logits; for t < 1/2 the argmax alone."""
-    count = _candidate_count(len(logits), threshold)
-    return np.array([np.argmax(logits)]) if count == 1 else largest(logits, count)
+    return step.largest(_candidate_count(len(step.logits), threshold))
 
 
-def _read_gate(logits: NDArray[np.float32], threshold: float) -> Reading:
+def _read_gate(step: Step, threshold: float) -> Reading:
     """u_bar of the candidates, a function of the logits alone."""
-    candidates = _candidates(logits, threshold)
-    return Reading(tokens=candidates, u_bar=mean_uncertainty(logits, candidates))
+    candidates = _candidates(step, threshold)
+    return Reading(tokens=candidates, u_bar=step.u_bar(candidates))
 
 
 def _given(value: _Value | None) -> _Value:

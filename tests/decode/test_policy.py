@@ -9,16 +9,17 @@ import pytest
 from decode_fakes import operating_point
 from numpy.typing import NDArray
 
+from cuhlm_opt import gate
 from cuhlm_opt.codec import LawCodec
-from cuhlm_opt.decode import policy
 from cuhlm_opt.decode.policy import Decision, Device, Draft
 from cuhlm_opt.distributions import softmax, total_variation
 from cuhlm_opt.errors import InputError
+from cuhlm_opt.gate import Step
 from cuhlm_opt.modes import Distortion
 from cuhlm_opt.payload import Format
 from cuhlm_opt.quantisation import Quantiser
 from cuhlm_opt.truncation import smallest_size
-from cuhlm_opt.uncertainty import mean_uncertainty
+from cuhlm_opt.uncertainty import PerturbedLogits, mean_uncertainty
 from cuhlm_opt.verification import CoarseProposal, Proposal, Query
 
 SKIPPABLE = np.array([3.0, 0.0, -1.0, 0.5, -2.0], dtype=np.float32)  # u_bar of the argmax is below 0.49
@@ -31,7 +32,7 @@ def device(mode: str, seed: int = 0, **changes: Any) -> Device:
 
 
 def draft_of(token: int, logits: NDArray[np.float32] = SKIPPABLE) -> Draft:
-    return Draft(token=token, law=softmax(logits), logits=logits)
+    return Draft(token=token, step=Step(logits))
 
 
 def decide(mode: str, token: int, logits: NDArray[np.float32] = SKIPPABLE, **changes: Any) -> Decision:
@@ -43,7 +44,7 @@ def decide(mode: str, token: int, logits: NDArray[np.float32] = SKIPPABLE, **cha
 def test_the_draft_follows_temperature_and_top_p() -> None:
     drafter = device("hlm", temperature=0.7, top_p=0.6)
     drafts = [drafter.draw(UNSURE) for _ in range(50)]
-    np.testing.assert_array_equal(drafts[0].law, softmax(UNSURE, 0.7, 0.6))
+    np.testing.assert_allclose(drafts[0].law, softmax(UNSURE, 0.7, 0.6), rtol=1e-15)
     assert {draft.token for draft in drafts} <= set(np.flatnonzero(drafts[0].law))
     assert device("u-hlm", temperature=0.0).draw(UNSURE).token == 0
 
@@ -77,11 +78,11 @@ def test_below_one_half_only_the_argmax_is_kept(mode: str) -> None:
 def test_u_bar_is_not_computed_for_a_draft_that_cannot_be_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[list[int]] = []
 
-    def counting(logits: NDArray[np.float32], tokens: NDArray[np.intp], *rest: Any) -> NDArray[np.float64]:
+    def counting(logits: PerturbedLogits, tokens: NDArray[np.intp], *rest: Any) -> NDArray[np.float64]:
         asked.append(tokens.tolist())
         return mean_uncertainty(logits, tokens, *rest)
 
-    monkeypatch.setattr(policy, "mean_uncertainty", counting)
+    monkeypatch.setattr(gate, "mean_uncertainty", counting)
     assert decide("u-hlm", 3).u is None
     assert not asked
     assert decide("u-hlm", 0).u == pytest.approx(mean_uncertainty(SKIPPABLE, np.array([0]))[0])

@@ -35,11 +35,18 @@ FORMULAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("tests/test_distributions.py", AGREES),
     ),
     "cuhlm_opt/uncertainty.py": (
-        ("perturbed_probabilities", "mean_uncertainty", "sampling_variance", "slope_attenuation"),
+        (
+            "PerturbedLogits.__init__",
+            "PerturbedLogits.probabilities",
+            "groups_of_rank",
+            "mean_uncertainty",
+            "sampling_variance",
+            "slope_attenuation",
+        ),
         ("tests/test_uncertainty.py", AGREES),
     ),
     "cuhlm_opt/truncation.py": (
-        ("reconstruct", "truncation_distances", "smallest_size"),
+        ("reconstruct", "RankedLaw.distances", "RankedLaw.smallest_size", "RankedLaw.index_at", "largest_from"),
         ("tests/test_truncation.py", AGREES),
     ),
     "cuhlm_opt/bounds.py": (

@@ -1,0 +1,122 @@
+"""The reading of a step for logits that are torch tensors: a batch at once, on the device where they lie.
+
+The algorithm is that of `cuhlm_opt.gate`: one sort, groups of neighbours in rank, tail masses from one cumulative sum.
+Nothing waits for the device: results are tensors there, and k stands beside the sorted ids instead of cutting them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from cuhlm_opt.uncertainty import MEAN_NODES, THETA_MAX, groups_of_rank, quadrature_nodes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BatchReading:
+    """What `read_batch` finds for each of B steps; every field is a tensor on the device of the logits."""
+
+    draft: Any
+    """Tokens drawn from x, shape (B,)."""
+    argmax: Any
+    """Tokens of the largest logits, the first of ties, shape (B,)."""
+    u_bar: Any
+    """u_bar of the drafts, float64, shape (B,)."""
+    u_bar_argmax: Any
+    """u_bar of the argmax, float64, shape (B,)."""
+    k: Any
+    """Smallest k with TV(x, x_hat_k) <= tolerance, shape (B,)."""
+    ids: Any
+    """Token ids by decreasing logit, ties by id, shape (B, |V|): the first k of a row are to be sent."""
+    masses: Any
+    """x in that order, float64, shape (B, |V|)."""
+
+
+@torch.no_grad()  # type: ignore[untyped-decorator, unused-ignore]
+def read_batch(
+    logits: Any,
+    uniforms: Any,
+    tolerance: float,
+    *,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    theta_max: float = THETA_MAX,
+) -> BatchReading:
+    """Draft, u_bar of it and of the argmax, k and the entries to send, for a batch of steps.
+
+    Args:
+        logits: float32 tensor of shape (B, |V|).
+        uniforms: the draft of row b is the inverse of x at uniforms[b] in [0, 1), float64, shape (B,), on the device;
+            the same uniform gives the token of `gate.Step.draw`, as far as rounding allows.
+        tolerance: largest TV(x, x_hat_k) that k may leave, in [0, 1].
+        temperature: divides the logits, >= 0; 0 is the point mass on the first largest logit.
+        top_p: nucleus mass in (0, 1].
+        theta_max: largest perturbing temperature, > 0.
+    """
+    ordered, ids = torch.sort(logits, dim=-1, descending=True, stable=True)
+    gaps = ordered - ordered[:, :1]
+    masses = _masses(gaps, temperature, top_p)
+    place = _inversion(masses, uniforms)
+    chosen = torch.cat([place, torch.zeros_like(place)], dim=1)
+    u_bar = _u_bar(gaps, torch.gather(gaps, 1, chosen), theta_max)
+    tokens = torch.gather(ids, 1, chosen)
+    return BatchReading(
+        draft=tokens[:, 0],
+        argmax=tokens[:, 1],
+        u_bar=u_bar[:, 0],
+        u_bar_argmax=u_bar[:, 1],
+        k=_smallest_size(masses, tolerance),
+        ids=ids,
+        masses=masses,
+    )
+
+
+def _masses(gaps: Any, temperature: float, top_p: float) -> Any:
+    """X in decreasing order, float64, shape (B, |V|)."""
+    rank = torch.arange(gaps.shape[1], device=gaps.device)
+    if temperature == 0:
+        return (rank == 0).double().expand(gaps.shape)
+    weights = torch.exp(gaps / temperature).double()
+    if top_p < 1:
+        running = weights.cumsum(1) / weights.sum(1, keepdim=True)
+        weights = torch.where(rank <= (running < top_p).sum(1, keepdim=True), weights, 0.0)
+    return weights / weights.sum(1, keepdim=True)
+
+
+def _inversion(masses: Any, uniforms: Any) -> Any:
+    """Ranks drawn by inversion from the least mass upwards, shape (B, 1)."""
+    upwards = masses.flip(1).cumsum(1)
+    index = torch.searchsorted(upwards, uniforms[:, None] * upwards[:, -1:], right=True)
+    return masses.shape[1] - 1 - index.clamp(max=masses.shape[1] - 1)
+
+
+def _u_bar(gaps: Any, own: Any, theta_max: float) -> Any:
+    """u_bar of tokens at the gaps `own`, shape (B, n), float64; see `uncertainty.mean_uncertainty`."""
+    size = torch.as_tensor(groups_of_rank(gaps.shape[1])[1][::-1].copy(), device=gaps.device)
+    index = torch.repeat_interleave(size, output_size=gaps.shape[1])
+    sums = gaps.new_zeros((len(gaps), len(size))).index_add_(1, index, gaps)
+    values, weights = sums / size, size.to(gaps.dtype)
+    agree = torch.zeros_like(own, dtype=torch.float64)
+    for root, weight in zip(*quadrature_nodes(MEAN_NODES), strict=True):
+        theta = theta_max * root**2
+        agree += weight * root * torch.exp(own / theta).double() / (torch.exp(values / theta) @ weights)[:, None]
+    return 1.0 - agree
+
+
+def _smallest_size(masses: Any, tolerance: float) -> Any:
+    """Smallest k with TV(x, x_hat_k) <= tolerance, shape (B,), by bisection; every row takes the same steps."""
+    vocab_size = masses.shape[1]
+    upwards = masses.flip(1).contiguous()
+    least = torch.nn.functional.pad(upwards.cumsum(1), (1, 0))
+    low = torch.zeros((len(masses), 1), dtype=torch.int64, device=masses.device)
+    high = torch.full_like(low, vocab_size)
+    for _ in range(vocab_size.bit_length()):
+        middle = (low + high) // 2
+        left = vocab_size - middle
+        tail = least.gather(1, left)
+        mean = tail / left.clamp(min=1)
+        flat = torch.minimum(torch.searchsorted(upwards, mean, right=True), left)
+        within = tail - least.gather(1, flat) - (left - flat) * mean <= tolerance
+        high = torch.where(within, middle, high)
+        low = torch.where(within, low, torch.minimum(middle + 1, high))
+    return low[:, 0]
