@@ -100,12 +100,10 @@ class SignalComparison(Artefact):
     """Probability that a rejected draft has a larger signal than an accepted one, ties for half."""
     skip_rate: dict[str, Estimate]
     """Largest skip rate within each bias."""
-    cost_s: float | None = None
-    """Seconds a token, beside the law and the draft."""
 
 
 class SignalTable(Artefact):
-    """Signals compared, and which to use."""
+    """Signals compared."""
 
     n_prompts: int
     rows: dict[str, SignalComparison]
@@ -113,8 +111,6 @@ class SignalTable(Artefact):
     """Largest skip rate at bias 0.02."""
     not_worse: tuple[str, ...]
     """Signals whose skip rate there is not significantly below that."""
-    recommended: str
-    """The cheapest of these."""
 
 
 class DomainFit(Artefact):

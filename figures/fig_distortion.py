@@ -6,7 +6,6 @@ import style
 from cuhlm_opt.bootstrap import LEVEL, ClusterBootstrap
 from cuhlm_opt.bounds import published_surrogate
 from cuhlm_opt.records import GRID_STEP
-from cuhlm_opt.signals import Signal
 from cuhlm_opt.solve.truncation import (
     SURROGATE_THETA,
     offline_by_bound,
@@ -40,7 +39,7 @@ def draw(inputs, width):
         chosen = {
             f"U ≤ {SURROGATE_THETA:g}": (
                 offline_by_surrogate(records, SURROGATE_THETA),
-                online_by_surrogate(records, SURROGATE_THETA, Signal.U_BAR, line.a, line.b),
+                online_by_surrogate(records, SURROGATE_THETA, records.u_bar, line.a, line.b),
                 style.ORANGE,
                 "--",
                 "^",

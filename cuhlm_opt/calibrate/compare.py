@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from cuhlm_opt.artefacts import Estimate, SignalComparison, SignalTable
-from cuhlm_opt.bootstrap import LEVEL, ClusterBootstrap
+from cuhlm_opt.bootstrap import LEVEL, RESAMPLES, ClusterBootstrap
 from cuhlm_opt.signals import Features, Signal, logistic
 
 _Floats = NDArray[np.float64]
@@ -20,7 +20,7 @@ _Floats = NDArray[np.float64]
 BUDGETS = (0.01, 0.02, 0.05)
 """Biases at which skip rates are compared; signals are ranked at the middle one."""
 _RANKED_AT = 0.02
-_RIDGE = 1e-3
+_RIDGE = 1e-4
 
 
 def learn_combination(features: Features, beta: _Floats) -> _Floats:
@@ -72,11 +72,7 @@ def _correlation(u: _Floats, beta: _Floats, weights: _Floats) -> float:
 
 
 def compare(
-    values: Mapping[Signal, _Floats],
-    beta: _Floats,
-    prompt: NDArray[np.integer],
-    costs_s: Mapping[str, float] | None = None,
-    resamples: int = 500,
+    values: Mapping[Signal, _Floats], beta: _Floats, prompt: NDArray[np.integer], resamples: int = RESAMPLES
 ) -> SignalTable:
     """Compare signals.
 
@@ -84,13 +80,11 @@ def compare(
         values: each signal per position, shape (n,), in [0, 1], on prompts that none was learned on.
         beta: rejection probability of the drafts, shape (n,).
         prompt: index of the prompt per position, shape (n,), 0 .. n_prompts - 1.
-        costs_s: seconds a token of each signal, where measured.
         resamples: of the bootstrap over prompts; all signals share them.
 
     Returns:
-        A row for each signal, and which to use: the cheapest of those whose skip rate at bias 0.02 is not
-        significantly below the best one's, that is, whose 95 % interval of the difference reaches 0. Without costs
-        the best.
+        A row for each signal, the one that skips most within a bias of 0.02, and those not significantly worse: the
+        95 % interval of the difference reaches 0.
     """
     counts = ClusterBootstrap.draw(int(prompt.max()) + 1, np.random.default_rng(0), resamples).counts
     found, drawn = {}, {}
@@ -98,7 +92,6 @@ def compare(
         ranked = _Ranked.by(u)
         found[signal] = ranked.figures(u, beta, np.ones(len(u)))
         drawn[signal] = np.array([ranked.figures(u, beta, row[prompt]) for row in counts])
-    costs = dict(costs_s or {})
     rows = {
         str(signal): SignalComparison(
             r=_estimate(value[0], drawn[signal][:, 0]),
@@ -107,7 +100,6 @@ def compare(
             skip_rate={
                 f"{budget:g}": _estimate(value[2 + at], drawn[signal][:, 2 + at]) for at, budget in enumerate(BUDGETS)
             },
-            cost_s=costs.get(signal),
         )
         for signal, value in found.items()
     }
@@ -115,14 +107,23 @@ def compare(
     best = max(found, key=lambda signal: found[signal][place])
     low = (1 - LEVEL) / 2
     alike = [s for s in found if np.quantile(drawn[best][:, place] - drawn[s][:, place], low) <= 0]
-    chosen = min(alike, key=lambda signal: costs[signal]) if all(signal in costs for signal in alike) else best
     return SignalTable(
         n_prompts=int(prompt.max()) + 1,
         rows=rows,
         best=str(best),
         not_worse=tuple(map(str, alike)),
-        recommended=str(chosen),
     )
+
+
+def recommended(table: SignalTable, costs_s: Mapping[str, float]) -> str:
+    """The cheapest signal that is not significantly worse than the best; the best where costs were not measured.
+
+    Args:
+        table: from `compare`.
+        costs_s: seconds a token of each signal.
+    """
+    known = all(signal in costs_s for signal in table.not_worse)
+    return min(table.not_worse, key=lambda signal: costs_s[signal]) if known else table.best
 
 
 def _estimate(value: float, replicates: _Floats) -> Estimate:

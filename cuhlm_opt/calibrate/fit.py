@@ -1,6 +1,5 @@
 """Records to calibration: the correlation of each signal with rejection, its thresholds, and the means, per domain."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +21,12 @@ _LEAST_PROMPTS = 4
 """Below so many prompts nothing is learned or compared."""
 
 
-def fit_domain(
-    records: Records, samples: int = SAMPLES, signal_costs_s: Mapping[str, float] | None = None
-) -> DomainFit:
+def fit_domain(records: Records, samples: int = SAMPLES) -> DomainFit:
     """Fit one domain. Means are per token; standard errors and intervals treat prompts as the units.
 
     Args:
         records: one domain.
         samples: M of the sampled uncertainty.
-        signal_costs_s: seconds a token of each signal, where measured.
     """
     bootstrap = ClusterBootstrap.draw(records.n_prompts, np.random.default_rng(0))
     delta = cluster_mean((records.beta > 0).astype(float), records.prompt)
@@ -43,7 +39,7 @@ def fit_domain(
         rest = ClusterBootstrap.draw(judged_by.n_prompts, np.random.default_rng(0))
         signals[Signal.COMBINED] = _line(judged_by, Signal.COMBINED, rest, delta.value or 0.0, weights)
         values = {signal: judged_by.signal(signal, weights) for signal in Signal}
-        comparison = compare(values, judged_by.beta, judged_by.prompt, signal_costs_s)
+        comparison = compare(values, judged_by.beta, judged_by.prompt)
     return DomainFit(
         n_prompts=records.n_prompts,
         n_tokens=records.n_tokens,
@@ -119,9 +115,7 @@ def fit_records(
         pair=pair,
         vocab_size=int(metadata["k_grid"][-1]),
         domains={
-            domain: fit_domain(
-                Records.of(table, domain), scoring.get("samples", SAMPLES), None if times is None else times.signal_s
-            )
+            domain: fit_domain(Records.of(table, domain), scoring.get("samples", SAMPLES))
             for domain in sorted(set(table["domain"].to_pylist()))
         },
         records_sha256=sha256_of(path),

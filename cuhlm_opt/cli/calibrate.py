@@ -4,14 +4,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from cuhlm_opt.artefacts import Calibration, Estimate, Floor
+from cuhlm_opt.artefacts import Calibration, Estimate, Floor, SignalTable
 from cuhlm_opt.cli.progress import TokenProgress
 from cuhlm_opt.errors import InputError, unknown_name
+from cuhlm_opt.units import format_si
 
 CALIBRATION = "calibration.json"
+_DETAILED = ("u_bar", "u_mc")
+"""Signals whose line is printed; all are compared."""
 
 
 def calibrate(
@@ -134,6 +138,10 @@ def _show(calibration: Calibration, json: bool, path: Path) -> None:
     for label, cells in _rows(calibration):
         table.add_row(label, *cells)
     console.print(table)
+    costs_s = {} if calibration.times is None else calibration.times.signal_s
+    for domain, fit in calibration.domains.items():
+        if fit.comparison is not None:
+            _print_signals(console, domain, fit.comparison, costs_s)
     if calibration.times:
         passes = ", ".join(f"{n}: {1e3 * seconds:.0f}" for n, seconds in calibration.times.llm_pass_s.items())
         console.print(
@@ -150,6 +158,40 @@ def _floor_line(floor: Floor) -> str:
     return f"numeric floor: mean TV {floor.slm:.4f} (SLM), {floor.llm:.4f} (LLM), {floor.compared}"
 
 
+def _print_signals(console: Console, domain: str, comparison: SignalTable, costs_s: dict[str, float]) -> None:
+    """Signals beside each other, the one to use marked."""
+    from cuhlm_opt.calibrate.compare import recommended
+
+    chosen = recommended(comparison, costs_s)
+    budgets = list(next(iter(comparison.rows.values())).skip_rate)
+    title = f"signals in {domain}, compared on {comparison.n_prompts} prompts that nothing was learned on"
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
+    for name in ("signal", "R", "AUROC", *(f"skip at bias {budget}" for budget in budgets), "cost"):
+        table.add_column(name, justify="left" if name == "signal" else "right")
+    for name, row in comparison.rows.items():
+        table.add_row(
+            ("* " if name == chosen else "  ") + name,
+            _half(row.r, 3),
+            _half(row.auroc, 3),
+            *(_half(row.skip_rate[budget], 1, 100) + " %" for budget in budgets),
+            format_si(costs_s[name], "s") if name in costs_s else "-",
+        )
+    console.print(table)
+    console.print(
+        f"* recommended: the cheapest that is not significantly worse at bias 0.02 than the best, {comparison.best}; "
+        f"not worse: {', '.join(comparison.not_worse)}",
+        highlight=False,
+    )
+
+
+def _half(estimate: Estimate, digits: int, scale: float = 1) -> str:
+    """A figure ± half of its 95 % interval."""
+    if estimate.value is None:
+        return "-"
+    half = "" if estimate.ci is None else f" ± {scale * (estimate.ci[1] - estimate.ci[0]) / 2:.{digits}f}"
+    return f"{scale * estimate.value:.{digits}f}{half}"
+
+
 def _rows(calibration: Calibration) -> list[tuple[str, list[str]]]:
     fits = list(calibration.domains.values())
 
@@ -164,7 +206,9 @@ def _rows(calibration: Calibration) -> list[tuple[str, list[str]]]:
         ("sampling error of u", [_noise(fit.u_noise) for fit in fits]),
         ("its attenuation of the slope", [_noise(fit.attenuation) for fit in fits]),
     ]
-    for signal in fits[0].signals:
+    for signal in _DETAILED:
+        if any(signal not in fit.signals for fit in fits):
+            continue
         lines: list[Any] = [fit.signals[signal] for fit in fits]
         rows += [
             (f"{signal}: a", [_with_error(line.a, line.a_se) for line in lines]),

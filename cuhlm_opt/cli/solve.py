@@ -55,7 +55,10 @@ def solve(
             "or for each), exact, coarse, speculative (several drafts a round)."
         ),
     ] = "cu-hlm-offline",
-    signal: Annotated[str | None, typer.Option(help="u_bar (integral) or u_mc (sampled).")] = None,
+    signal: Annotated[
+        str | None,
+        typer.Option(help="u_bar (integral), u_mc, u_mc_5, u_mc_100 (sampled), x_d, p_max, margin, entropy, combined."),
+    ] = None,
     distortion: Annotated[str, typer.Option(help="What sets k: bound (proved) or surrogate (published).")] = "bound",
     theta: Annotated[
         float | None, typer.Option(help="Truncation tolerance; by default what the budget leaves.")

@@ -209,6 +209,7 @@ def recorded(slm: NDArray[np.float32], llm: NDArray[np.float32], tokens: int) ->
     zero = np.zeros(tokens)
     return Records(
         prompt=np.repeat(np.arange(tokens // 250), 250), x_d=zero, beta=zero, u_mc=zero, u_bar=zero, tv=zero,
+            entropy=zero,
         top_x=x.astype(np.float32), top_y=y.astype(np.float32), top_u_bar=u_bar.astype(np.float32),
         emitted=emitted.astype(np.int8), k_grid=np.array([0]), tv_x_xhat=np.zeros((tokens, 1), np.float32),
         tv_quantised=np.zeros((0, 4, 8, 1), np.float32), measured=np.zeros(0, np.intp),

@@ -14,10 +14,11 @@ from cuhlm_opt.codec import LawCodec
 from cuhlm_opt.decode.policy import Decision, Device, Draft
 from cuhlm_opt.distributions import softmax, total_variation
 from cuhlm_opt.errors import InputError
-from cuhlm_opt.gate import Step
+from cuhlm_opt.gate import Step, read_signal
 from cuhlm_opt.modes import Distortion
 from cuhlm_opt.payload import Format
 from cuhlm_opt.quantisation import Quantiser
+from cuhlm_opt.signals import REGRESSORS, Signal
 from cuhlm_opt.truncation import smallest_size
 from cuhlm_opt.uncertainty import PerturbedLogits, mean_uncertainty
 from cuhlm_opt.verification import CoarseProposal, Proposal, Query
@@ -201,6 +202,19 @@ def test_random_skips_at_the_rate_of_the_point_whatever_the_draft() -> None:
     coin = device("random", skip_rate=0.3)
     skips = sum(coin.decide(draft_of(i % 5)).upload is None for i in range(4000))
     assert abs(skips - 1200) < 4 * math.sqrt(4000 * 0.3 * 0.7)
+
+
+@pytest.mark.parametrize("signal", [s for s in Signal if s is not Signal.U_BAR])
+def test_any_signal_may_gate(signal: Signal) -> None:
+    weights = tuple(np.random.default_rng(0).normal(size=REGRESSORS))
+    changes = {"signal_weights": weights} if signal is Signal.COMBINED else {}
+    for token in range(5):
+        known = device("u-hlm", signal=signal, u_threshold=0.4, **changes).decide(draft_of(token))
+        assert known.u is not None
+        assert (known.upload is None) == (known.u <= 0.4)
+        if not signal.is_sampled:
+            step = draft_of(token).step
+            assert known.u == read_signal(signal, weights, step, token, np.random.default_rng(0))
 
 
 def test_sampled_signal_is_a_multiple_of_one_in_twenty() -> None:

@@ -113,7 +113,8 @@ def test_tied_levels_stand_or_fall_together():
     far = np.full((n, 7), 1.0)
     records = Records(
         prompt=np.array([0, 1]), x_d=np.full(n, 0.9), beta=np.array([0.0, 0.4]), u_mc=np.full(n, 0.1),
-        u_bar=np.full(n, 0.1), tv=np.array([0.05, 0.45]), top_x=np.hstack([[[0.9], [0.9]], far * 0]),
+        u_bar=np.full(n, 0.1), tv=np.array([0.05, 0.45]), entropy=np.full(n, 0.3),
+        top_x=np.hstack([[[0.9], [0.9]], far * 0]),
         top_y=np.hstack([[[0.9], [0.5]], far * 0]), top_u_bar=np.hstack([[[0.1], [0.1]], far]),
         emitted=np.zeros(n, dtype=np.int8), k_grid=np.array([0, 1]), tv_x_xhat=np.zeros((n, 2), dtype=np.float32),
         tv_quantised=np.zeros((0, 4, 8, 1), dtype=np.float32),

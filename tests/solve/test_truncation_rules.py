@@ -107,12 +107,12 @@ def test_online_sizes_are_the_first_within_theta_at_each_position(records, theta
     assert np.mean(spent) <= chosen.bias <= theta
 
 
-@pytest.mark.parametrize("signal", list(Signal))
+@pytest.mark.parametrize("signal", [Signal.U_BAR, Signal.U_MC, Signal.MARGIN])
 def test_online_surrogate_replaces_beta_by_the_clipped_line(records, signal):
     slope, intercept, theta = 0.8, -0.1, 0.2
-    chosen = online_by_surrogate(records, theta, signal, slope, intercept)
+    u = records.signal(signal)
+    chosen = online_by_surrogate(records, theta, u, slope, intercept)
     assert chosen.bias is None
-    u = records.u_bar if signal is Signal.U_BAR else records.u_mc
     slack = 2 * GRID_STEP / np.log(1 + np.exp(-1))
     for index, position in enumerate(CODE):
         beta = min(max(slope * u[index] + intercept, 0.0), 1.0)

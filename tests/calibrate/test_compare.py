@@ -1,0 +1,103 @@
+"""Signals compared: figures by brute force, the combination by what it was made of, the cheapest of the good ones."""
+
+import numpy as np
+import pytest
+from scipy.stats import pearsonr
+from synthetic_records import synthetic_positions, write_synthetic
+
+from cuhlm_opt.artefacts import Estimate, SignalComparison, SignalTable
+from cuhlm_opt.calibrate.compare import BUDGETS, compare, learn_combination, recommended
+from cuhlm_opt.cli.main import main
+from cuhlm_opt.signals import RecordedFeatures, Signal, logistic
+
+
+def drawn(prompts: int = 60, length: int = 20, seed: int = 0):
+    """A good signal, the same with noise, and one that knows nothing, on made-up positions."""
+    rng = np.random.default_rng(seed)
+    u = rng.beta(0.4, 1.0, size=prompts * length).round(2)
+    beta = np.where(rng.random(len(u)) < u, rng.random(len(u)), 0.0)
+    noisy = np.clip(u + rng.normal(scale=0.3, size=len(u)), 0, 1)
+    prompt = np.repeat(np.arange(prompts), length)
+    return {Signal.U_BAR: u, Signal.U_MC_5: noisy, Signal.MARGIN: rng.random(len(u))}, beta, prompt
+
+
+def test_figures_by_brute_force():
+    values, beta, prompt = drawn(12, 10)
+    table = compare(values, beta, prompt, resamples=20)
+    for signal, u in values.items():
+        row = table.rows[signal]
+        assert row.r.value == pytest.approx(pearsonr(u, beta)[0])
+        assert row.r2 == pytest.approx(row.r.value**2)
+        above = [(u[i] > u[j]) + 0.5 * (u[i] == u[j]) for i in range(len(u)) for j in range(len(u))]
+        weight = [beta[i] * (1 - beta[j]) for i in range(len(u)) for j in range(len(u))]
+        # a pair of a position with itself stands in both sums
+        assert row.auroc.value == pytest.approx(np.dot(above, weight) / np.sum(weight), abs=1e-12)
+        for budget in BUDGETS:
+            best = max((np.mean(u <= t) for t in u if np.mean(beta * (u <= t)) <= budget), default=0.0)
+            assert row.skip_rate[f"{budget:g}"].value == pytest.approx(best)
+
+
+def test_a_signal_that_knows_nothing_is_worse_and_a_good_one_is_best():
+    table = compare(*drawn())
+    assert table.best == "u_bar"
+    assert "margin" not in table.not_worse
+    low, high = table.rows["margin"].auroc.ci
+    assert low < 0.5 < high
+    assert table.rows["u_bar"].auroc.value > table.rows["u_mc_5"].auroc.value
+
+
+def test_intervals_hold_the_figure_of_the_population():
+    """Of 40 sets of prompts, the 95 % interval of R holds the value of a large set in all but a few."""
+    values, beta, _ = drawn(5000, 20, seed=99)
+    truth = pearsonr(values[Signal.U_BAR], beta)[0]
+    held = 0
+    for seed in range(40):
+        table = compare(*drawn(60, 20, seed=seed), resamples=200)
+        low, high = table.rows["u_bar"].r.ci
+        held += low <= truth <= high
+    assert held >= 33  # below with probability under 0.001 at 95 %, 0.1 at 90 %
+
+
+def table_of(*not_worse: str) -> SignalTable:
+    row = SignalComparison(r=Estimate(value=0.5), r2=0.25, auroc=Estimate(value=0.8), skip_rate={})
+    return SignalTable(n_prompts=9, rows=dict.fromkeys(not_worse, row), best=not_worse[0], not_worse=not_worse)
+
+
+def test_the_cheapest_of_those_not_worse():
+    costs = {"u_bar": 1e-4, "x_d": 1e-6, "p_max": 1e-9}
+    assert recommended(table_of("u_bar", "x_d"), costs) == "x_d"
+    assert recommended(table_of("u_bar", "x_d"), {"x_d": 1e-6}) == "u_bar"
+    assert recommended(table_of("u_bar"), costs) == "u_bar"
+
+
+def test_combination_finds_the_weights_that_made_the_data():
+    rng = np.random.default_rng(0)
+    x_d = rng.random(20_000)
+    zero = np.zeros(len(x_d))
+    features = RecordedFeatures(u_bar=rng.random(len(x_d)), x_d=x_d, p_max=zero, margin=zero, entropy=zero)
+    beta = logistic(-2.0 + 3.0 * features.u_bar + 1.0 * features.of(Signal.X_D))
+    weights = learn_combination(features, beta)
+    assert np.corrcoef(features.of(Signal.COMBINED, weights), beta)[0, 1] > 0.999
+    assert np.max(np.abs(features.of(Signal.COMBINED, weights) - beta)) < 0.03
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    out = tmp_path_factory.mktemp("signals")
+    _, table, metadata = synthetic_positions(prompts=40)
+    write_synthetic(out, table, metadata)
+    return str(out)
+
+
+@pytest.mark.parametrize("signal", list(Signal))
+def test_solve_takes_any_of_them(folder, capsys, signal):
+    command = ["solve", "--bandwidth", "10MHz", "--calibration", folder, "--domain", "code", "--policy", "budget"]
+    assert main([*command, "--max-bias", "0.1", "--mode", "u-hlm", "--signal", signal]) == 0
+    assert f"keep the draft when {signal} <= " in capsys.readouterr().out
+
+
+def test_the_table_is_printed_with_the_choice(folder, tmp_path, capsys):
+    assert main(["fit", f"{folder}/records.parquet", "--out", str(tmp_path / "again")]) == 0
+    out = capsys.readouterr().out
+    assert "signals in code" in out
+    assert "* recommended: the cheapest that is not significantly worse" in out
