@@ -73,8 +73,8 @@ def derive() -> Derivation:
         name="betting_martingale",
         theory="6.4",
         statement="if E[L_i | past] <= eps for losses in [0, 1], the capital K_n of bets 1 - c + c L/eps that begin at"
-        " s with weight 1/(s (s + 1)) has P(K_n >= 1/alpha for any n) <= alpha; the same holds for bets kappa p^(kappa -"
-        " 1) on conformal p-values of exchangeable prompts",
+        " s with weight 1/(s (s + 1)) has P(K_n >= 1/alpha for any n) <= alpha; the same holds for bets kappa"
+        " p^(kappa - 1) on conformal p-values of exchangeable prompts",
         latex=r"K_n = \frac{1}{n + 1} + \sum_{s \le n} \frac{1}{s (s + 1)} \prod_{i = s}^{n}"
         r" \Bigl(1 - c + \frac{c L_i}{\epsilon}\Bigr), \qquad \Pr\bigl(\exists n : K_n \ge 1/\alpha\bigr) \le \alpha",
         source=Source.OWN,
