@@ -28,11 +28,11 @@ def test_what_the_laws_depend_on_is_named(change, words):
 
 
 def test_one_version_of_both_models_is_one_line(monkeypatch):
-    used = {**RECORDED, **dict.fromkeys(("slm", "llm"), {**MODEL, "llama_cpp_python": "0.4.0"})}
+    used = {**RECORDED, **{role: {**MODEL, "llama_cpp_python": "0.4.0"} for role in ("slm", "llm")}}
     assert len(pair_differences(RECORDED, used)) == 1
-    monkeypatch.setattr(provenance, "version", {"llama-cpp-python": "0.4.0"}.__getitem__)
+    monkeypatch.setattr(provenance, "version", lambda package: "0.4.0")
     assert installed_differences(RECORDED) == ["llama-cpp-python 0.3.16 recorded, 0.4.0 installed"]
-    monkeypatch.setattr(provenance, "version", {"llama-cpp-python": "0.3.16+cpu"}.__getitem__)
+    monkeypatch.setattr(provenance, "version", lambda package: "0.3.16+cpu")
     assert installed_differences(RECORDED) == []
 
 
