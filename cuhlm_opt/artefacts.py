@@ -295,6 +295,8 @@ class CalibrationRef(Artefact):
     id: str
     pair: str
     domain: str
+    models: dict[str, Any] | None = None
+    """Provenance of both models as recorded, to compare those in use with; null where it is not known."""
 
 
 class OperatingPoint(Artefact):

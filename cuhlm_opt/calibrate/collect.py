@@ -7,7 +7,7 @@ so that the rows do not depend on which parts came from which run.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -54,6 +54,18 @@ class Collection:
     scoring: Scoring = field(default_factory=Scoring)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """Some prompts of a run, in order, and its rows on disk."""
+
+    path: Path
+    tokens: int
+    """Recorded just now; 0 where the part was there already."""
+    prompts_done: int
+    """Of the run, this part's included."""
+    note: str
+
+
 def collect(
     pair: Pair,
     prompts: Sequence[Prompt],
@@ -80,12 +92,21 @@ def collect(
         InputError: a prompt is empty or does not fit the context; the folder holds another run.
         RunError: a model or the disk failed; finished parts are kept.
     """
+    for part in record(pair, prompts, collection, out, resume=resume):
+        progress(part.tokens, part.prompts_done, part.note)
+    return read_records(out / RECORDS)
+
+
+def record(
+    pair: Pair, prompts: Sequence[Prompt], collection: Collection, out: Path, *, resume: bool = False
+) -> Iterator[Part]:
+    """As `collect`, part by part: whoever stops before the last keeps the parts, and a run with `resume` goes on."""
     encoded = [_encode(pair, prompt, collection.max_tokens) for prompt in prompts]
     run = _identity(pair, prompts, collection)
     _claim(out, run, resume)
     if (out / RECORDS).exists():
-        progress(0, len(prompts), "complete")
-        return read_records(out / RECORDS)
+        yield Part(path=out / RECORDS, tokens=0, prompts_done=len(prompts), note="complete")
+        return
     sizes = size_grid(pair.slm.vocab_size)
     metadata = {"schema_version": SCHEMA_VERSION, "k_grid": sizes.tolist(), **run}
     starts = range(0, len(prompts), collection.lanes)
@@ -93,17 +114,16 @@ def collect(
         part = _part(out, start)
         stop = min(start + collection.lanes, len(prompts))
         if part.exists():
-            progress(0, stop, "kept")
+            yield Part(path=part, tokens=0, prompts_done=stop, note="kept")
             continue
         rows = _record(pair, prompts[start:stop], encoded[start:stop], sizes, collection)
         write_records(pa.Table.from_pylist(rows, schema=record_schema(sizes.tolist())), part, metadata)
-        progress(len(rows), stop, "recorded")
+        yield Part(path=part, tokens=len(rows), prompts_done=stop, note="recorded")
     table = pa.concat_tables([read_records(_part(out, start)) for start in starts]).combine_chunks()
     write_records(table, out / RECORDS, metadata)
     for start in starts:
         _part(out, start).unlink()
     (out / _PARTS).rmdir()
-    return read_records(out / RECORDS)
 
 
 def prompt_stream(seed: int, prompt_id: str) -> tuple[np.random.Generator, np.random.Generator]:

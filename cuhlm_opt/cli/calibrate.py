@@ -1,7 +1,7 @@
 """`cuhlm-opt calibrate` and `cuhlm-opt fit`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
@@ -9,24 +9,39 @@ from rich.console import Console
 from rich.table import Table
 
 from cuhlm_opt.artefacts import Calibration, Estimate, Floor, SignalTable
+from cuhlm_opt.cli.check import Fresh, Use, check_calibration
 from cuhlm_opt.cli.progress import TokenProgress
 from cuhlm_opt.errors import InputError, unknown_name
 from cuhlm_opt.units import format_si
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 CALIBRATION = "calibration.json"
 _DETAILED = ("u_bar", "u_mc")
 """Signals whose line is printed; all are compared."""
 
+_ROLL_OUT_ONLY = (
+    "max_tokens", "source", "temperature", "top_p", "convention", "exact_share", "seed", "batch_size", "context_length",
+)  # fmt: skip
+"""What `--check` takes from the calibration."""
+_CHECK_ONLY = ("operating_point", "records", "domain", "max_bias", "delta", "alpha")
+
 
 def calibrate(
-    out: Annotated[Path, typer.Option(help="Folder of the run: records, calibration, and what an unfinished run has.")],
+    context: typer.Context,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run: records, calibration, and what an unfinished run has.")
+    ] = None,
     pair: Annotated[str | None, typer.Option(help="Name of a model pair; see `pairs list`.")] = None,
     slm: Annotated[str | None, typer.Option(help="SLM: hub id, folder or GGUF file, instead of --pair.")] = None,
     llm: Annotated[str | None, typer.Option(help="LLM: hub id, folder or GGUF file, instead of --pair.")] = None,
     prompts: Annotated[
         list[str] | None, typer.Option(help="Prompt set (general, stdlib, human-eval) or JSONL file; repeatable.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="First prompts of each set only.", min=1)] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="First prompts of each set only; with --check, of all fresh ones.", min=1)
+    ] = None,
     max_tokens: Annotated[int, typer.Option(help="Length limit of an answer, T_max.", min=1)] = 32,
     source: Annotated[str, typer.Option(help="Whose answers make the contexts: llm or slm.")] = "llm",
     temperature: Annotated[float, typer.Option(help="Sampling temperature of both models.")] = 1.0,
@@ -42,9 +57,42 @@ def calibrate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda (transformers).")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16 (transformers).")] = "float32",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print the calibration as JSON on stdout.")] = False,
+    check: Annotated[
+        str | None, typer.Option(help="Test on fresh prompts whether this calibration holds, instead of recording one.")
+    ] = None,
+    operating_point: Annotated[
+        Path | None, typer.Option(help="With --check: whose threshold; none: the one certified for --max-bias.")
+    ] = None,
+    records: Annotated[
+        Path | None, typer.Option(help="With --check: records made before as the fresh prompts, in order; no models.")
+    ] = None,
+    domain: Annotated[str | None, typer.Option(help="With --check: domain of the calibration.")] = None,
+    max_bias: Annotated[float | None, typer.Option(help="With --check: budget, as in solve; none: 0.02.")] = None,
+    delta: Annotated[float | None, typer.Option(help="With --check: as in solve.")] = None,
+    alpha: Annotated[
+        float, typer.Option(help="With --check: largest probability to refuse a calibration that holds.")
+    ] = 0.05,
+    json: Annotated[bool, typer.Option("--json", help="Print the calibration or the check as JSON on stdout.")] = False,
 ) -> None:
-    """Collect (uncertainty, rejection) records from a real model pair, and fit the correlation model."""
+    """Collect (uncertainty, rejection) records from a real model pair, and fit the correlation model.
+
+    With --check, test on fresh prompts whether a calibration still holds.
+    """
+    _refuse(context, _CHECK_ONLY if check is None else _ROLL_OUT_ONLY, check is not None)
+    if check is not None:
+        fresh = Fresh(
+            records=records,
+            prompts=prompts,
+            limit=limit,
+            out=out,
+            resume=resume,
+            models={"name": pair, "slm": slm, "llm": llm, "backend": backend, "device": device, "dtype": dtype},
+        )
+        use = Use(operating_point=operating_point, domain=domain, max_bias=max_bias, delta=delta)
+        check_calibration(check, use, fresh, alpha, json=json)
+        return
+    if out is None:
+        raise InputError("--out is missing; give a folder for the run")
     from cuhlm_opt.calibrate.collect import RECORDS, Collection, Source, collect
     from cuhlm_opt.calibrate.fit import fit_records
     from cuhlm_opt.calibrate.prompts import load_prompt_sets
@@ -103,6 +151,15 @@ def calibrate(
     )
     calibration.write(out / CALIBRATION)
     _show(calibration, json, out / CALIBRATION)
+
+
+def _refuse(context: typer.Context, names: "Iterable[str]", checking: bool) -> None:
+    """InputError for an option that was given and has no meaning here."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            reason = "is that of the calibration with --check" if checking else "goes with --check"
+            raise InputError(f"--{name.replace('_', '-')} {reason}; leave it out")
 
 
 def fit(

@@ -3,10 +3,13 @@
 import sys
 import time
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from cuhlm_opt.calibrate.check import CheckResult
 
 
 class _Shown:
@@ -58,6 +61,20 @@ class TokenProgress(_Shown):
         rate = self._tokens / self._elapsed_s()
         text = f"{prompts_done}/{self._total} prompts, {self._tokens} tokens, {rate:.1f} tokens/s"
         self._show(prompts_done, text, f", {left_s:.0f} s left ({note})")
+
+
+class CheckProgress(_Shown):
+    """Counts fresh prompts, and shows what they say so far."""
+
+    def __call__(self, result: "CheckResult") -> None:
+        """Report the result after one more part."""
+        e_values = f"{result.budget.e_value:.3g} and {result.exchangeable.e_value:.3g}"
+        self._show(
+            result.n_prompts,
+            f"{result.n_prompts}/{self._total} prompts, {result.n_tokens} tokens, risk {result.mean_risk:.4f}, "
+            f"e-values {e_values} of {result.budget.refused_at:g}",
+            "",
+        )
 
 
 class PointProgress(_Shown):

@@ -32,6 +32,12 @@ def solve(
     trace: options.Trace = None,
     overhead: options.Overhead = "0b",
     domain: Annotated[str | None, typer.Option(help="Domain of the records, such as code or general.")] = None,
+    pair: Annotated[
+        str | None, typer.Option(help="Pair it is meant for: warns where the calibration's differs.")
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help="Likewise: llama.cpp or transformers.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Likewise: sampling temperature.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Likewise: nucleus mass.")] = None,
     max_bias: Annotated[float, typer.Option(help="Largest TV per token against the LLM's law.")] = 0.02,
     policy: Annotated[
         str, typer.Option(help="Threshold: certified, budget (plug-in), risk-averse, risk-prone (published).")
@@ -112,6 +118,10 @@ def solve(
         block_error=block_error,
         trace=trace,
         domain=domain,
+        pair=pair,
+        backend=backend,
+        temperature=temperature,
+        top_p=top_p,
         max_bias=max_bias,
         policy=policy,
         delta=delta,

@@ -23,6 +23,7 @@ from cuhlm_opt.links import link_of
 from cuhlm_opt.models.pairs import Pair
 from cuhlm_opt.models.protocol import LanguageModel
 from cuhlm_opt.modes import Distortion, Mode
+from cuhlm_opt.provenance import pair_differences
 from cuhlm_opt.verification import Query, Round
 
 _STREAM = Decision(upload=Query(), skippable=NOTHING)
@@ -287,6 +288,11 @@ def _warnings(pair: Pair, point: OperatingPoint) -> list[str]:
             f"the operating point was solved for pair {point.calibration.pair!r} and is applied to {pair.name!r}: "
             "thresholds do not carry over"
         )
+    elif point.calibration.models is not None:
+        warnings += [
+            f"the threshold was calibrated on other laws: {difference}; calibrate --check tests whether it still holds"
+            for difference in pair_differences(point.calibration.models, pair.provenance())
+        ]
     if point.mode is Mode.QUERY:
         warnings.append("bias_skip is E[s beta]; the bias of mode query is larger, see risk_expected")
     if point.mode is Mode.CU_HLM_ONLINE and point.distortion is Distortion.SURROGATE:

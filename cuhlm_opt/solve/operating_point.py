@@ -150,8 +150,13 @@ def operating_point(posed: Posed, points: Mapping[Mode, ModePoint]) -> Operating
         baselines=tuple(mode_row(problem, other) for other in points.values()),
         recommended=recommend(problem, list(points.values())),
         assumptions=tuple(assumptions(problem, evidence, point, posed.given_times)),
-        calibration=CalibrationRef(id=calibration.id, pair=calibration.pair, domain=evidence.domain),
-        warnings=tuple(warnings(problem, evidence, point)),
+        calibration=CalibrationRef(
+            id=calibration.id,
+            pair=calibration.pair,
+            domain=evidence.domain,
+            models=calibration.provenance.get("pair"),
+        ),
+        warnings=(*posed.mismatches, *warnings(problem, evidence, point)),
     )
 
 

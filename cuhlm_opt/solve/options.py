@@ -17,6 +17,7 @@ from cuhlm_opt.solve.load import Evidence, load_evidence
 from cuhlm_opt.solve.problem import Problem, choose_signal, effective_times
 from cuhlm_opt.solve.speculating import RoundOptions
 from cuhlm_opt.solve.threshold import Gate, Policy
+from cuhlm_opt.solve.use import mismatches
 from cuhlm_opt.units import check_fraction
 
 _Choice = TypeVar("_Choice", bound=StrEnum)
@@ -51,6 +52,11 @@ class Options(TypedDict, total=False):
     """CSV file of time in seconds and rate in bit/s."""
     overhead_bits: float
     """Header of every message >= 0; 0."""
+    pair: str | None
+    """Pair that the point is meant for; a warning says where the calibration is of another, as with the next three."""
+    backend: str | None
+    temperature: float | None
+    top_p: float | None
     domain: str | None
     """Domain of the records; None takes the only one, or `general`, with a warning."""
     max_bias: float
@@ -120,6 +126,8 @@ class Posed:
     settings: ChannelSettings
     given_times: tuple[str, ...]
     """Compute times that were given, by name."""
+    mismatches: tuple[str, ...]
+    """Where the calibration is not of the use that is made of it."""
 
 
 def pose(calibration: str = "qwen2.5-coder", **options: Unpack[Options]) -> Posed:
@@ -176,7 +184,15 @@ def pose(calibration: str = "qwen2.5-coder", **options: Unpack[Options]) -> Pose
     if rounds.drafting is Drafting.TRIGGERED and signal is not Signal.U_BAR and evidence.records is not None:
         raise InputError(f"--signal {str(signal)!r} is not allowed with --drafting triggered; use u_bar")
     given_times = tuple(name for name, value in times.items() if value is not None)
-    return Posed(problem=problem, evidence=evidence, mode=mode, settings=settings, given_times=given_times)
+    stated = {name: options.get(name) for name in ("pair", "backend", "temperature", "top_p")}
+    return Posed(
+        problem=problem,
+        evidence=evidence,
+        mode=mode,
+        settings=settings,
+        given_times=given_times,
+        mismatches=tuple(mismatches(evidence.calibration, stated)),
+    )
 
 
 def _gate(evidence: Evidence, signal: Signal, answer_tokens: int) -> Gate | None:

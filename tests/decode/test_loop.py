@@ -10,12 +10,14 @@ from decode_fakes import PROMPT, SLM, certain, fake_pair, operating_point
 from cuhlm_opt.artefacts import CalibrationRef, ChannelSettings, StateThreshold
 from cuhlm_opt.channel_states import channel_states
 from cuhlm_opt.decode import loop
+from cuhlm_opt.decode.default_point import default_operating_point
 from cuhlm_opt.decode.loop import decode
 from cuhlm_opt.decode.verifier import Ruling, Verifier
 from cuhlm_opt.distributions import softmax
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.latency import Accounting
 from cuhlm_opt.links import link_of
+from cuhlm_opt.models.pairs import load_pair
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.truncation import smallest_size
 
@@ -225,6 +227,20 @@ def test_warnings_name_what_cannot_be_trusted() -> None:
     warnings = decode(fake_pair(), point, "go", max_tokens=3).warnings
     assert [word in " ".join(warnings) for word in ("from the solver", "'other'", "query", "mean-rate")] == [True] * 4
     assert decode(fake_pair(), operating_point("u-hlm"), "go", max_tokens=3).warnings == ()
+
+
+def test_a_pair_with_other_laws_than_the_recorded_one_is_named() -> None:
+    pair = load_pair("tiny")
+    models = pair.provenance()
+    point = default_operating_point(pair, Mode.U_HLM)
+
+    def warnings(models: dict[str, Any]) -> str:
+        reference = point.calibration.model_copy(update={"models": models})
+        return " ".join(decode(pair, point.model_copy(update={"calibration": reference}), "a", max_tokens=2).warnings)
+
+    assert warnings(models) == ""
+    changed = warnings({**models, "slm": {**models["slm"], "backend": "llama.cpp"}})
+    assert "backend llama.cpp recorded, tiny in use; calibrate --check" in changed
 
 
 @pytest.mark.parametrize("mode", ["u-hlm", "cu-hlm-offline", "coarse", "exact"])

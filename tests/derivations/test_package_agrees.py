@@ -20,6 +20,7 @@ from cuhlm_opt.channel import AwgnUplink, InstantaneousUplink, Link
 from cuhlm_opt.distributions import rejection_probability, residual_law, total_variation
 from cuhlm_opt.fading import Nakagami, Rayleigh, Rician, best_fixed_rate, ergodic_capacity
 from cuhlm_opt.modes import Mode
+from cuhlm_opt.sequential import RISK_BETS, log_capital, log_risk_e_values
 from cuhlm_opt.solve.certificate import conformal_threshold, hoeffding_bentkus_p_value, prompts_needed
 
 TOLERANCE = 1e-12
@@ -322,6 +323,17 @@ def test_hoeffding_bentkus(mean, n, eps):
     values = {symbol: rational({"n": n, "R": mean, "epsilon": eps}[symbol.name]) for symbol in p.free_symbols}
     computed = hoeffding_bentkus_p_value(float(mean), n, float(eps))
     assert computed == pytest.approx(min(1.0, float(p.subs(values).doit())), rel=1e-10)
+
+
+def test_betting_martingale():
+    """Each factor, and the capital of the script's own bets along a path, from its definition."""
+    script, losses, eps = module("betting_martingale"), [Fraction(n, 8) for n in (0, 3, 1, 8, 0)], Fraction(1, 4)
+    factors = [[float((1 - c) + c * loss / eps) for loss in losses] for c in script.BETS]
+    computed = np.exp(log_capital(np.log(factors)))
+    assert computed == pytest.approx([float(value) for value in script.capital(losses, eps)], rel=1e-12)
+    factor = derivation("betting_martingale").result
+    first = np.mean([at(factor, c=c, L=Fraction(3, 8), epsilon=eps) for c in RISK_BETS])
+    assert np.exp(log_risk_e_values(np.array([0.375]), 0.25)) == pytest.approx([0.5 + 0.5 * first], rel=1e-12)
 
 
 def test_threshold_rule_needs_no_more_than_the_levels():

@@ -89,6 +89,10 @@ FORMULAS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("conformal_threshold", "hoeffding_bentkus_p_value", "betting_p_value", "prompts_needed"),
         ("tests/solve/test_certificate.py", AGREES),
     ),
+    "cuhlm_opt/sequential.py": (
+        ("log_capital", "log_risk_e_values", "risk_bounds", "conformal_p_values", "log_change_e_values"),
+        ("tests/test_sequential.py", AGREES),
+    ),
     "cuhlm_opt/runs.py": (("repeated", "ask_runs"), ("tests/test_runs.py",)),
     "cuhlm_opt/solve/losses.py": (("prompt_curves", "losses_of"), ("tests/solve/test_certificate.py",)),
     "cuhlm_opt/solve/joint.py": (
