@@ -28,9 +28,10 @@ from cuhlm_opt.modes import Mode
 from cuhlm_opt.provenance import pair_differences
 from cuhlm_opt.records import Records, read_records
 from cuhlm_opt.sequential import conformal_p_values, log_change_e_values, log_risk_e_values, risk_bounds
+from cuhlm_opt.signals import Signal
 from cuhlm_opt.solve.load import RECORDS, Evidence, find_calibration, load_evidence
 from cuhlm_opt.solve.losses import LossUnit, losses_of
-from cuhlm_opt.solve.threshold import Gate, Signal
+from cuhlm_opt.solve.threshold import Gate
 
 _Floats = NDArray[np.float64]
 

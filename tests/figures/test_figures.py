@@ -199,7 +199,7 @@ def test_missing_and_foreign_inputs_name_the_command_that_makes_them(tmp_path):
     inputs = inputs_of(folder, out)
     for name, message in (
         ("data/snr", rf"data/snr\.parquet is missing; make it with: cuhlm-opt figures-data snr --out {out}"),
-        ("measured/coverage", r"measured/coverage\.json is missing.*measure_coverage\.py --out"),
+        ("measured/coverage", r"measured/coverage\.json is missing.*measure_coverage\.py --calibration .* --out"),
         ("measured/adaptive", r"measured/adaptive\.json was measured on other records.*measure_adaptive\.py"),
         ("data/pareto", r"another version of data_pareto\.py.*figures-data pareto"),
     ):
