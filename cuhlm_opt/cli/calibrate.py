@@ -1,7 +1,9 @@
 """`cuhlm-opt calibrate` and `cuhlm-opt fit`."""
 
+import os
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -10,6 +12,12 @@ from rich.table import Table
 from cuhlm_opt.artefacts import Calibration, Estimate, Floor
 from cuhlm_opt.cli.progress import TokenProgress
 from cuhlm_opt.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from cuhlm_opt.calibrate.engines import Engine, EngineName
+    from cuhlm_opt.models.pairs import Pair
 
 CALIBRATION = "calibration.json"
 
@@ -37,21 +45,35 @@ def calibrate(
     backend: Annotated[str | None, typer.Option(help="llama.cpp or transformers.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda (transformers).")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16 (transformers).")] = "float32",
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of each worker; default: this machine's, shared.", min=1)
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Who records: local (this machine) or ray.")] = "local",
+    workers: Annotated[int, typer.Option(help="Workers, each with both models; rows do not depend on it.", min=1)] = 1,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Ray cluster, HOST:PORT; without it Ray is started on this machine.")
+    ] = None,
+    ray_gpus: Annotated[float, typer.Option(help="GPUs of each of Ray's workers, or the share of one.", min=0)] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the calibration as JSON on stdout.")] = False,
 ) -> None:
     """Collect (uncertainty, rejection) records from a real model pair, and fit the correlation model."""
-    from cuhlm_opt.calibrate.collect import RECORDS, Collection, Source, collect
+    from cuhlm_opt.calibrate.collect import RECORDS, collect
+    from cuhlm_opt.calibrate.engines import EngineName
     from cuhlm_opt.calibrate.fit import fit_records
     from cuhlm_opt.calibrate.prompts import load_prompt_sets
+    from cuhlm_opt.calibrate.record import Collection, Source, measure
     from cuhlm_opt.calibrate.score import Scoring
-    from cuhlm_opt.calibrate.times import measure_times
-    from cuhlm_opt.models.floor import measure_floor
     from cuhlm_opt.models.pairs import load_pair
+    from cuhlm_opt.records import read_metadata, rows_sha256
     from cuhlm_opt.uncertainty import ThetaConvention
 
     if source not in list(Source):
         raise unknown_name("--source", source, list(Source))
+    if engine not in list(EngineName):
+        raise unknown_name("--engine", engine, list(EngineName))
+    if engine != EngineName.RAY and (ray_address is not None or ray_gpus):
+        raise InputError(f"--engine {engine!r} has no --ray-address and no --ray-gpus; give --engine ray")
     if convention not in list(ThetaConvention):
         raise unknown_name("--convention", convention, list(ThetaConvention))
     if not 0 < temperature < float("inf"):
@@ -71,7 +93,9 @@ def calibrate(
         ),
     )
     note = Console(stderr=True)
-    models = load_pair(
+    threads = threads or max(1, (os.cpu_count() or 1) // workers)
+    load = partial(
+        load_pair,
         pair,
         slm=slm,
         llm=llm,
@@ -80,25 +104,43 @@ def calibrate(
         dtype=dtype,
         lanes=batch_size,
         context_length=context_length,
+        threads=threads,
     )
+    models = _engine(EngineName(engine), load, workers, threads, ray_address, ray_gpus)
     try:
         with TokenProgress(len(chosen)) as progress:
             table = collect(models, chosen, collection, out, resume=resume, progress=progress)
         note.print("measuring compute times and the numeric floor", highlight=False)
-        probes = [models.llm.chat_tokens(prompt.text) for prompt in chosen[:4]]
-        times = measure_times(models, probes[0])
-        floor = measure_floor(models, probes, temperature=temperature)
+        times, floor = models.call(partial(measure, prompts=chosen[:4], temperature=temperature))
     except KeyboardInterrupt:
         note.print(f"interrupted; finished parts are kept in {out}, add --resume to go on", highlight=False)
         raise typer.Exit(130) from None
     finally:
-        models.slm.close()
-        models.llm.close()
+        models.close()
     calibration = fit_records(
-        table, out / RECORDS, calibration_id=out.name, pair=models.name, times=times, numeric_floor=floor
+        table,
+        out / RECORDS,
+        calibration_id=out.name,
+        pair=read_metadata(table)["pair"]["name"],
+        times=times,
+        numeric_floor=floor,
+        provenance={"rows_sha256": rows_sha256(table)},
     )
     calibration.write(out / CALIBRATION)
     _show(calibration, json, out / CALIBRATION)
+
+
+def _engine(
+    name: "EngineName", load: "Callable[[], Pair]", workers: int, threads: int, ray_address: str | None, ray_gpus: float
+) -> "Engine":
+    """The engine that was asked for; Ray is imported for its own only."""
+    from cuhlm_opt.calibrate.engines import EngineName, InProcess, Processes
+
+    if name is EngineName.LOCAL:
+        return InProcess(load()) if workers == 1 else Processes(load, workers)
+    from cuhlm_opt.calibrate.ray_engine import RayActors
+
+    return RayActors(load, workers, threads=threads, address=ray_address, gpus=ray_gpus)
 
 
 def fit(

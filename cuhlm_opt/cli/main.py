@@ -41,6 +41,7 @@ _EXTRAS = {
     "sympy": "proofs",
     "matplotlib": "figures",
     "jinja2": "figures",
+    "ray": "ray",
 }
 
 

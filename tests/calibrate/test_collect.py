@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cuhlm_opt.calibrate.collect import Collection, Source, collect
+from cuhlm_opt.calibrate.collect import collect
+from cuhlm_opt.calibrate.engines import InProcess
 from cuhlm_opt.calibrate.prompts import Prompt
+from cuhlm_opt.calibrate.record import Collection, Source
 from cuhlm_opt.calibrate.score import Scoring
 from cuhlm_opt.distributions import softmax
 from cuhlm_opt.errors import InputError, RunError
@@ -30,12 +32,12 @@ def pair():
 
 @pytest.fixture(scope="module")
 def undisturbed(pair, tmp_path_factory):
-    return collect(pair, PROMPTS, COLLECTION, tmp_path_factory.mktemp("run"))
+    return collect(InProcess(pair), PROMPTS, COLLECTION, tmp_path_factory.mktemp("run"))
 
 
 @pytest.mark.parametrize("source", list(Source))
 def test_rows_are_the_laws_at_their_contexts(pair, tmp_path, source):
-    table = collect(pair, PROMPTS[:5], Collection(max_tokens=6, source=source), tmp_path)
+    table = collect(InProcess(pair), PROMPTS[:5], Collection(max_tokens=6, source=source), tmp_path)
     answers: dict[str, list[int]] = {}
     for row in table.to_pylist():
         answer = answers.setdefault(row["prompt_id"], [])
@@ -59,7 +61,7 @@ def test_rows_are_the_laws_at_their_contexts(pair, tmp_path, source):
 def test_mean_rejection_is_mean_total_variation(pair, tmp_path):
     """E[beta_d] = TV(x, y) [N, THEORY 4.1], within 4 standard errors of the difference."""
     prompts = [Prompt(prompt_id=str(i), domain="a", text=f"{i}") for i in range(200)]
-    records = Records.of(collect(pair, prompts, Collection(max_tokens=8), tmp_path), "a")
+    records = Records.of(collect(InProcess(pair), prompts, Collection(max_tokens=8), tmp_path), "a")
     difference = records.beta - records.tv
     assert records.tv.mean() > 0.02
     assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(len(difference))
@@ -81,10 +83,10 @@ def test_interrupted_and_resumed_run_has_the_rows_of_an_undisturbed_one(pair, tm
                 raise InterruptedRunError
 
         with pytest.raises(InterruptedRunError):
-            collect(pair, PROMPTS, COLLECTION, tmp_path, resume=True, progress=give_up)
-    assert collect(pair, PROMPTS, COLLECTION, tmp_path, resume=True).equals(undisturbed)
+            collect(InProcess(pair), PROMPTS, COLLECTION, tmp_path, resume=True, progress=give_up)
+    assert collect(InProcess(pair), PROMPTS, COLLECTION, tmp_path, resume=True).equals(undisturbed)
     assert not (tmp_path / "parts").exists()
-    assert collect(pair, PROMPTS, COLLECTION, tmp_path, resume=True).equals(undisturbed)
+    assert collect(InProcess(pair), PROMPTS, COLLECTION, tmp_path, resume=True).equals(undisturbed)
 
 
 def test_killed_process_loses_and_doubles_nothing(tmp_path):
@@ -118,24 +120,26 @@ def test_killed_process_loses_and_doubles_nothing(tmp_path):
 
 
 def test_same_seed_same_rows_and_another_seed_others(pair, tmp_path, undisturbed):
-    assert collect(pair, PROMPTS, COLLECTION, tmp_path / "again").equals(undisturbed)
-    other = collect(pair, PROMPTS, Collection(max_tokens=6, seed=1), tmp_path / "other")
+    assert collect(InProcess(pair), PROMPTS, COLLECTION, tmp_path / "again").equals(undisturbed)
+    other = collect(InProcess(pair), PROMPTS, Collection(max_tokens=6, seed=1), tmp_path / "other")
     assert other["context_token"] != undisturbed["context_token"]
 
 
 def test_rows_of_a_prompt_do_not_depend_on_its_neighbours(pair, tmp_path, undisturbed):
-    alone = collect(pair, PROMPTS[7:8], COLLECTION, tmp_path)
+    alone = collect(InProcess(pair), PROMPTS[7:8], COLLECTION, tmp_path)
     assert alone.to_pylist() == [row for row in undisturbed.to_pylist() if row["prompt_id"] == "p7"]
 
 
 def test_folder_of_another_run_is_refused_with_the_first_difference(pair, tmp_path):
-    collect(pair, PROMPTS[:4], COLLECTION, tmp_path)
+    collect(InProcess(pair), PROMPTS[:4], COLLECTION, tmp_path)
     with pytest.raises(InputError, match="already holds a run; add --resume"):
-        collect(pair, PROMPTS[:4], COLLECTION, tmp_path)
+        collect(InProcess(pair), PROMPTS[:4], COLLECTION, tmp_path)
     with pytest.raises(InputError, match="max_tokens is 6 there, 7 here"):
-        collect(pair, PROMPTS[:4], Collection(max_tokens=7, scoring=COLLECTION.scoring), tmp_path, resume=True)
+        collect(
+            InProcess(pair), PROMPTS[:4], Collection(max_tokens=7, scoring=COLLECTION.scoring), tmp_path, resume=True
+        )
     with pytest.raises(InputError, match="n_prompts is 4 there, 5 here"):
-        collect(pair, PROMPTS[:5], COLLECTION, tmp_path, resume=True)
+        collect(InProcess(pair), PROMPTS[:5], COLLECTION, tmp_path, resume=True)
 
 
 def test_provenance_is_in_the_file(undisturbed):
@@ -148,10 +152,10 @@ def test_provenance_is_in_the_file(undisturbed):
 
 def test_empty_and_too_long_prompts_are_refused_before_any_work(pair, tmp_path):
     with pytest.raises(InputError, match="prompt 'e' is empty"):
-        collect(pair, [Prompt(prompt_id="e", domain="a", text=" \n")], COLLECTION, tmp_path)
+        collect(InProcess(pair), [Prompt(prompt_id="e", domain="a", text=" \n")], COLLECTION, tmp_path)
     long = "a" * (pair.llm.context_length + 1)
     with pytest.raises(InputError, match=r"prompt 'l' has \d+ tokens; at most"):
-        collect(pair, [Prompt(prompt_id="l", domain="a", text=long)], COLLECTION, tmp_path)
+        collect(InProcess(pair), [Prompt(prompt_id="l", domain="a", text=long)], COLLECTION, tmp_path)
     assert not (tmp_path / "run.json").exists()
 
 
@@ -167,6 +171,6 @@ def test_full_disk_is_one_error_and_resumes(pair, tmp_path, monkeypatch, undistu
             monkeypatch.setattr(os, "fsync", full)
 
     with pytest.raises(RunError, match="No space left on device"):
-        collect(pair, PROMPTS, COLLECTION, tmp_path, progress=fill_up)
+        collect(InProcess(pair), PROMPTS, COLLECTION, tmp_path, progress=fill_up)
     monkeypatch.undo()
-    assert collect(pair, PROMPTS, COLLECTION, tmp_path, resume=True).equals(undisturbed)
+    assert collect(InProcess(pair), PROMPTS, COLLECTION, tmp_path, resume=True).equals(undisturbed)
