@@ -15,6 +15,7 @@ _LOCAL_SETTINGS = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # what keeps Ray on the loopback interface, on every system
     "RAY_USAGE_STATS_ENABLED": "0",
 }
+_LOOPBACK = ("127.", "localhost:")
 _OPTIONS: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 _PROBE = f"import sys, ray; ray.init(address=sys.argv[1], **{_OPTIONS!r})"
 
@@ -38,7 +39,7 @@ class RayActors(Crew[Any]):
     def __init__(
         self, load: Callable[[], Pair], workers: int, *, threads: int = 1, address: str | None = None, gpus: float = 0
     ) -> None:
-        if address is None:
+        if address is None or address.startswith(_LOOPBACK):
             os.environ.update(_LOCAL_SETTINGS)  # Ray reads them when it is imported, and its processes when they start
         import ray
 
@@ -98,8 +99,9 @@ def _require_answer(address: str) -> None:
         knock = subprocess.run(
             command, capture_output=True, text=True, timeout=ADDRESS_TIMEOUT_S, stdin=subprocess.DEVNULL, check=False
         )
-    except subprocess.TimeoutExpired:
-        raise RunError(f"--ray-address {address!r} does not answer within {ADDRESS_TIMEOUT_S:g} s") from None
+    except subprocess.TimeoutExpired as silence:
+        wants = "; it wants a token, see Ray's RAY_AUTH_MODE" if b"InvalidAuthToken" in (silence.stderr or b"") else ""
+        raise RunError(f"--ray-address {address!r} does not answer within {ADDRESS_TIMEOUT_S:g} s{wants}") from None
     if knock.returncode:
         said = knock.stderr.strip().splitlines() or [f"exit code {knock.returncode}"]
         raise RunError(f"--ray-address {address!r} cannot be used: {said[-1]}")

@@ -222,6 +222,31 @@ def test_a_silent_address_ends_after_a_time_limit(monkeypatch, tmp_path, capfd):
     assert err == f"cuhlm-opt: --ray-address '{address}' does not answer within 3 s\n"
 
 
+CLUSTER = """
+import ray
+context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+print(context.address_info["gcs_address"], flush=True)
+input()
+"""
+
+
+def test_an_existing_cluster(monkeypatch, tmp_path):
+    for setting in ({"RAY_AUTH_MODE": "disabled"}, ray_engine._LOCAL_SETTINGS):
+        for name, value in setting.items():
+            monkeypatch.setenv(name, value)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-c", CLUSTER], text=True, **pipes) as cluster:
+        address = cluster.stdout.readline().strip()
+        assert address.startswith("127.")
+        same = ["--prompts", "general", "--limit", "10", "--json"]
+        there = calibrate(tmp_path / "there", *same, "--engine", "ray", "--workers", "2", "--ray-address", address)
+        assert cluster.poll() is None
+        cluster.communicate("\n")
+    here = calibrate(tmp_path / "here", *same)
+    hashes = {json.loads(run.stdout)["provenance"]["rows_sha256"] for run in (there, here)}
+    assert len(hashes) == 1
+
+
 def test_more_gpus_than_there_are(tmp_path):
     """In a process of its own, as Ray starts once in a process."""
     outcome = calibrate(tmp_path / "run", "--engine", "ray", "--ray-gpus", "0.5", "--workers", "2")

@@ -40,12 +40,36 @@ def test_tiny_pair_loads():
     assert measure_floor(pair, [[0, 1, 2, 3, 4]]).llm == 0.0
 
 
-def test_shuffled_vocabulary_is_told_with_ids_and_bytes():
-    first = TinyModel(Role.SLM).tokenize(PROBE)[0]
-    letter = bytes([ord("a") + first])
-    message = f"token 0 of the probe text is {first} ({letter!r}) and {first + 1} ({letter!r})"
-    with pytest.raises(InputError) as caught:
+def test_shuffled_vocabulary_is_told_with_id_and_bytes():
+    with pytest.raises(InputError, match=r"different vocabularies: token 0 is b'a' and b'e'"):
         check_vocabularies(TinyModel(Role.SLM), ShuffledModel(Role.LLM))
+
+
+class SwappedModel(TinyModel):
+    """Has two letters of the tiny pair under each other's ids."""
+
+    def detokenize(self, tokens):
+        return super().detokenize([{2: 3, 3: 2}.get(token, token) for token in tokens])
+
+
+def test_two_swapped_ids_are_told():
+    with pytest.raises(InputError, match=r"token 2 is b'c' and b'd'"):
+        check_vocabularies(TinyModel(Role.SLM), SwappedModel(Role.LLM))
+
+
+class MergingModel(TinyModel):
+    """Has the tokens of the tiny pair, and cuts text another way."""
+
+    def tokenize(self, text):
+        return [*super().tokenize(text)[:-1], 5]
+
+
+def test_another_cut_of_the_same_tokens_is_told():
+    last = TinyModel(Role.SLM).tokenize(PROBE)[-1]
+    letter = bytes([ord("a") + last])
+    message = f"token {len(PROBE) - 1} of the probe text is {last} ({letter!r}) and 5 (b'')"
+    with pytest.raises(InputError) as caught:
+        check_vocabularies(TinyModel(Role.SLM), MergingModel(Role.LLM))
     assert message in str(caught.value)
 
 
