@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -11,6 +12,7 @@ from cuhlm_opt.errors import InputError
 from cuhlm_opt.models.floor import measure_floor
 from cuhlm_opt.models.huggingface import TransformersModel
 from cuhlm_opt.models.llamacpp import LlamaCppModel
+from cuhlm_opt.models.padding import WithoutPadding, without_padding
 from cuhlm_opt.models.pairs import PROBE, check_vocabularies, load_pair, missing_files
 from cuhlm_opt.models.registry import registry
 from cuhlm_opt.models.tiny import Role, TinyModel
@@ -76,6 +78,43 @@ def test_another_cut_of_the_same_tokens_is_told():
 def test_other_size_is_told():
     with pytest.raises(InputError, match="6 tokens and --llm one of 7"):
         check_vocabularies(TinyModel(Role.SLM), TinyModel(Role.LLM, vocab_size=7))
+
+
+class PaddedModel(WithoutPadding):
+    """The tiny LLM with three more entries, the middle one a token or an end on request."""
+
+    def __init__(self, token: bytes = b"", eos: frozenset[int] = frozenset()) -> None:
+        super().__init__(TinyModel(Role.LLM), 9)
+        self._token, self._eos = token, eos
+
+    @property
+    def eos_tokens(self):
+        return super().eos_tokens | self._eos
+
+    def detokenize(self, tokens):
+        return b"".join(super(PaddedModel, self).detokenize([t]) if t < 6 else self._token * (t == 7) for t in tokens)
+
+    def extend(self, chunks, *, last_only=False):
+        logits = super().extend(chunks, last_only=last_only)
+        return {lane: np.pad(rows, ((0, 0), (0, 3)), constant_values=-20) for lane, rows in logits.items()}
+
+
+def test_padding_that_one_model_lacks_is_cut():
+    plain, cut = TinyModel(Role.LLM), without_padding(PaddedModel(), 6)
+    check_vocabularies(TinyModel(Role.SLM), cut)
+    prompt = plain.chat_tokens("abc")
+    assert cut.chat_tokens("abc") == prompt
+    np.testing.assert_array_equal(cut.extend({0: prompt})[0], plain.extend({0: prompt})[0])
+    assert (cut.vocab_size, cut.lanes, cut.length(0), cut.context_length) == (6, 1, len(prompt), plain.context_length)
+    cut.truncate(0, 1)
+    assert cut.length(0) == 1
+    assert cut.provenance()["vocab_size"] == 6
+    cut.close()
+
+
+@pytest.mark.parametrize("model", [PaddedModel(token=b"x"), PaddedModel(eos=frozenset({7})), TinyModel(Role.LLM)])
+def test_nothing_but_padding_is_cut(model):
+    assert without_padding(model, 6) is model
 
 
 def test_shorter_reading_is_told():
