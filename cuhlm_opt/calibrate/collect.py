@@ -80,7 +80,7 @@ def _identity(provenance: dict[str, Any], prompts: Sequence[Prompt], collection:
     """What a run is, as JSON: two runs with the same identity have the same rows."""
     digest = hashlib.sha256(json.dumps([asdict(prompt) for prompt in prompts]).encode()).hexdigest()
     identity = {"pair": provenance, "n_prompts": len(prompts), "prompts_sha256": digest, **asdict(collection)}
-    loaded: dict[str, Any] = json.loads(json.dumps(identity))
+    loaded: dict[str, Any] = json.loads(json.dumps(identity, default=lambda point: point.model_dump(mode="json")))
     return loaded
 
 

@@ -15,10 +15,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from cuhlm_opt.artefacts import Floor, Times
+from cuhlm_opt.artefacts import Floor, OperatingPoint, Times
 from cuhlm_opt.calibrate.prompts import Prompt
 from cuhlm_opt.calibrate.score import Scoring, score_position
 from cuhlm_opt.calibrate.times import measure_times
+from cuhlm_opt.decode.loop import decode
 from cuhlm_opt.distributions import sample, softmax
 from cuhlm_opt.errors import InputError, RunError
 from cuhlm_opt.models.feed import NanLogitError
@@ -36,6 +37,8 @@ class Source(StrEnum):
     """The law of HLM's own output, on which a certificate rests [N, THEORY 6.5]."""
     SLM = "slm"
     """The law of the draft model alone."""
+    HYBRID = "hybrid"
+    """The law of the decoder at an operating point: what a device really writes there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,8 @@ class Collection:
     chunk: int = 4
     """Tokens per pass when the other model reads an answer. With `lanes` this is the chunk plan of the run."""
     scoring: Scoring = field(default_factory=Scoring)
+    operating_point: OperatingPoint | None = None
+    """Where the hybrid decoder writes the contexts; for that source alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,19 +97,24 @@ def record(pair: Pair, prompts: Sequence[Prompt], collection: Collection) -> pa.
     """
     sizes = size_grid(pair.slm.vocab_size)
     encoded = [_encode(pair, prompt, collection.max_tokens) for prompt in prompts]
-    source, other = (pair.llm, pair.slm) if collection.source is Source.LLM else (pair.slm, pair.llm)
     streams = [prompt_stream(collection.seed, prompt.prompt_id) for prompt in prompts]
-    with _prompts_named(dict(enumerate(prompts))):
-        answers, own_logits = _roll_out(source, encoded, [rollout for rollout, _ in streams], collection)
+    models = {Source.SLM: pair.slm, Source.LLM: pair.llm}
+    known: dict[Source, list[list[NDArray[np.float32]]]] = {}
+    answers: list[list[int]] = []
+    if collection.source in models:
+        rollouts = [rollout for rollout, _ in streams]
+        with _prompts_named(dict(enumerate(prompts))):
+            answers, own = _roll_out(models[collection.source], encoded, rollouts, collection)
+        known[collection.source] = own
     rows = []
-    for prompt, tokens, answer, own, (_, scoring_rng) in zip(
-        prompts, encoded, answers, own_logits, streams, strict=True
-    ):
+    for at, (prompt, tokens, (rollout, scoring_rng)) in enumerate(zip(prompts, encoded, streams, strict=True)):
         with _prompts_named({0: prompt}):
-            others = _teacher_forced(other, tokens, answer, collection.chunk)
+            answer = answers[at] if answers else _hybrid_answer(pair, prompt, collection, rollout)
+            slm, llm = (
+                known[name][at] if name in known else _teacher_forced(model, tokens, answer, collection.chunk)
+                for name, model in models.items()
+            )
         for position, token in enumerate(answer):
-            pairwise = (others[position], own[position])
-            slm, llm = pairwise if collection.source is Source.LLM else pairwise[::-1]
             rows.append(
                 {
                     "prompt_id": prompt.prompt_id,
@@ -112,7 +122,7 @@ def record(pair: Pair, prompts: Sequence[Prompt], collection: Collection) -> pa.
                     "position": position,
                     "source": str(collection.source),
                     "context_token": token,
-                    **score_position(slm, llm, sizes, collection.scoring, scoring_rng),
+                    **score_position(slm[position], llm[position], sizes, collection.scoring, scoring_rng),
                 }
             )
     return pa.Table.from_pylist(rows, schema=record_schema(sizes.tolist()))
@@ -148,6 +158,14 @@ def _roll_out(
             break
         latest = model.extend(chunks, last_only=True)
     return answers, logits
+
+
+def _hybrid_answer(pair: Pair, prompt: Prompt, collection: Collection, rng: np.random.Generator) -> list[int]:
+    """What the decoder writes at the operating point, the token that ends it included."""
+    assert collection.operating_point is not None
+    seed = int(rng.integers(2**63))
+    result = decode(pair, collection.operating_point, prompt.text, seed=seed, max_tokens=collection.max_tokens)
+    return [step.token for step in result.steps]
 
 
 def _teacher_forced(model: LanguageModel, prompt: list[int], answer: list[int], chunk: int) -> NDArray[np.float32]:

@@ -28,11 +28,15 @@ def calibrate(
     slm: Annotated[str | None, typer.Option(help="SLM: hub id, folder or GGUF file, instead of --pair.")] = None,
     llm: Annotated[str | None, typer.Option(help="LLM: hub id, folder or GGUF file, instead of --pair.")] = None,
     prompts: Annotated[
-        list[str] | None, typer.Option(help="Prompt set (general, stdlib, human-eval) or JSONL file; repeatable.")
+        list[str] | None,
+        typer.Option(help="general, stdlib, human-eval, JSONL file, hf:NAME[@CONFIG][:COLUMN[:SPLIT]]; repeatable."),
     ] = None,
     limit: Annotated[int | None, typer.Option(help="First prompts of each set only.", min=1)] = None,
     max_tokens: Annotated[int, typer.Option(help="Length limit of an answer, T_max.", min=1)] = 32,
-    source: Annotated[str, typer.Option(help="Whose answers make the contexts: llm or slm.")] = "llm",
+    source: Annotated[str, typer.Option(help="Whose answers make the contexts: llm, slm or hybrid.")] = "llm",
+    operating_point: Annotated[
+        Path | None, typer.Option(help="Operating point that the hybrid decoder answers at, for --source hybrid.")
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Sampling temperature of both models.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="Nucleus mass of both models.")] = 1.0,
     convention: Annotated[
@@ -58,18 +62,32 @@ def calibrate(
     json: Annotated[bool, typer.Option("--json", help="Print the calibration as JSON on stdout.")] = False,
 ) -> None:
     """Collect (uncertainty, rejection) records from a real model pair, and fit the correlation model."""
+    from cuhlm_opt.artefacts import OperatingPoint
     from cuhlm_opt.calibrate.collect import RECORDS, collect
     from cuhlm_opt.calibrate.engines import EngineName
     from cuhlm_opt.calibrate.fit import fit_records
     from cuhlm_opt.calibrate.prompts import load_prompt_sets
     from cuhlm_opt.calibrate.record import Collection, Source, measure
     from cuhlm_opt.calibrate.score import Scoring
+    from cuhlm_opt.decode.policy import check_point
     from cuhlm_opt.models.pairs import load_pair
     from cuhlm_opt.records import read_metadata, rows_sha256
     from cuhlm_opt.uncertainty import ThetaConvention
 
     if source not in list(Source):
         raise unknown_name("--source", source, list(Source))
+    if (source == Source.HYBRID) != (operating_point is not None):
+        raise InputError(
+            f"--source {source!r} and --operating-point do not fit; hybrid needs one, and nothing else does"
+        )
+    point = None if operating_point is None else OperatingPoint.read(operating_point)
+    if point is not None:
+        check_point(point)
+        if (point.temperature, point.top_p) != (temperature, top_p):
+            raise InputError(
+                f"--temperature {temperature:g} and --top-p {top_p:g} are not allowed; "
+                f"the operating point has {point.temperature:g} and {point.top_p:g}"
+            )
     if engine not in list(EngineName):
         raise unknown_name("--engine", engine, list(EngineName))
     if engine != EngineName.RAY and (ray_address is not None or ray_gpus):
@@ -88,6 +106,7 @@ def calibrate(
         max_tokens=max_tokens,
         seed=seed,
         lanes=batch_size,
+        operating_point=point,
         scoring=Scoring(
             temperature=temperature, top_p=top_p, convention=ThetaConvention(convention), exact_share=exact_share
         ),

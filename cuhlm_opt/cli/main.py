@@ -42,6 +42,7 @@ _EXTRAS = {
     "matplotlib": "figures",
     "jinja2": "figures",
     "ray": "ray",
+    "datasets": "datasets",
 }
 
 

@@ -6,19 +6,25 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from cuhlm_opt.artefacts import OperatingPoint
 from cuhlm_opt.calibrate.collect import collect
 from cuhlm_opt.calibrate.engines import InProcess
 from cuhlm_opt.calibrate.prompts import Prompt
-from cuhlm_opt.calibrate.record import Collection, Source
+from cuhlm_opt.calibrate.record import Collection, Source, prompt_stream
 from cuhlm_opt.calibrate.score import Scoring
+from cuhlm_opt.cli.main import main
+from cuhlm_opt.decode.default_point import tiny_operating_point
+from cuhlm_opt.decode.loop import decode
 from cuhlm_opt.distributions import softmax
 from cuhlm_opt.errors import InputError, RunError
 from cuhlm_opt.models.pairs import load_pair
+from cuhlm_opt.modes import Mode
 from cuhlm_opt.records import Records, read_metadata
 
 PROMPTS = [Prompt(prompt_id=f"p{i}", domain="ab"[i % 2], text=f"prompt {i}") for i in range(22)]
@@ -37,7 +43,10 @@ def undisturbed(pair, tmp_path_factory):
 
 @pytest.mark.parametrize("source", list(Source))
 def test_rows_are_the_laws_at_their_contexts(pair, tmp_path, source):
-    table = collect(InProcess(pair), PROMPTS[:5], Collection(max_tokens=6, source=source), tmp_path)
+    point = tiny_operating_point(pair, Mode.EXACT) if source is Source.HYBRID else None
+    collection = Collection(max_tokens=6, source=source, operating_point=point)
+    table = collect(InProcess(pair), PROMPTS[:5], collection, tmp_path)
+    assert set(table["source"].to_pylist()) == {str(source)}
     answers: dict[str, list[int]] = {}
     for row in table.to_pylist():
         answer = answers.setdefault(row["prompt_id"], [])
@@ -56,6 +65,37 @@ def test_rows_are_the_laws_at_their_contexts(pair, tmp_path, source):
     for answer in answers.values():
         assert not eos & set(answer[:-1])
         assert len(answer) == 6 or answer[-1] in eos
+
+
+@pytest.mark.parametrize("mode", [Mode.SLM, Mode.U_HLM, Mode.COARSE, Mode.SPECULATIVE])
+def test_hybrid_contexts_are_what_the_decoder_writes(pair, tmp_path, mode):
+    point = tiny_operating_point(pair, mode)
+    collection = Collection(max_tokens=6, source=Source.HYBRID, operating_point=point)
+    table = collect(InProcess(pair), PROMPTS[:6], collection, tmp_path)
+    for prompt in PROMPTS[:6]:
+        recorded = [row["context_token"] for row in table.to_pylist() if row["prompt_id"] == prompt.prompt_id]
+        seed = int(prompt_stream(0, prompt.prompt_id)[0].integers(2**63))
+        assert recorded == decode(pair, point, prompt.text, seed=seed, max_tokens=6).to_json()["tokens"]
+    assert OperatingPoint.model_validate(read_metadata(table)["operating_point"]) == point
+    with pytest.raises(InputError, match="operating_point"):
+        collect(InProcess(pair), PROMPTS[:6], replace(collection, operating_point=None), tmp_path, resume=True)
+
+
+def test_hybrid_contexts_by_command(tmp_path, capfd):
+    point = tiny_operating_point(load_pair("tiny"), Mode.COARSE)
+    path = tmp_path / "point.json"
+    path.write_text(point.model_dump_json())
+    options = ["--pair", "tiny", "--prompts", "general", "--limit", "4", "--source", "hybrid"]
+    out = tmp_path / "run"
+    assert main(["calibrate", *options, "--operating-point", str(path), "--out", str(out), "--workers", "2"]) == 0
+    assert Records.read(out / "records.parquet", "general").sources == {"hybrid"}
+    capfd.readouterr()
+    elsewhere = tmp_path / "elsewhere"
+    cold = [*options, "--temperature", "0.5", "--operating-point", str(path), "--out", str(elsewhere)]
+    for arguments, part in ((cold, "--temperature 0.5"), ([*options, "--out", str(elsewhere)], "--operating-point")):
+        assert main(["calibrate", *arguments]) == 2
+        assert part in capfd.readouterr().err
+    assert not elsewhere.exists()
 
 
 def test_mean_rejection_is_mean_total_variation(pair, tmp_path):
