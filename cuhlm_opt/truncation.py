@@ -71,15 +71,11 @@ def truncation_distances(
     """
     vocab_size = len(descending)
     suffix = np.concatenate([np.cumsum(descending[::-1], dtype=np.float64)[::-1], [0.0]])
-    ascending = descending[::-1]
-    tail_mass, distance = np.empty(len(sizes)), np.empty(len(sizes))
-    for row, k in enumerate(sizes):
-        tail_mass[row] = suffix[k]
-        mean = suffix[k] / max(vocab_size - k, 1)
-        above = vocab_size - int(np.searchsorted(ascending, mean, side="right"))  # entries of the law above the mean
-        end = max(above, int(k))
-        distance[row] = max(0.0, suffix[k] - suffix[end] - (end - k) * mean)
-    return tail_mass, distance
+    tail_mass = suffix[sizes]
+    mean = tail_mass / np.maximum(vocab_size - sizes, 1)
+    above = vocab_size - np.searchsorted(descending[::-1], mean, side="right")  # entries of the law above the mean
+    end = np.maximum(above, sizes)
+    return tail_mass, np.maximum(0.0, tail_mass - suffix[end] - (end - sizes) * mean)
 
 
 def smallest_size(law: Law, tolerance: float, head: int = 1024) -> int:
