@@ -6,7 +6,7 @@ OUT ?= demo-out
 PAIR := qwen2.5-coder
 RECORDED := calibration/recorded
 
-.PHONY: demo test lint types unit bench measure readme figures figures-data figures-check calibration clean
+.PHONY: demo test lint types unit gpu-smoke bench measure readme figures figures-data figures-check calibration clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
@@ -46,6 +46,10 @@ types: .venv/.dev
 unit: .venv/.dev
 	$(BIN)/python figures/readme_tables.py --check
 	$(BIN)/python -m pytest -n auto
+
+# A hub pair on CUDA, a few minutes. Unverified: it has not run on a GPU yet.
+gpu-smoke: .venv/.dev
+	$(BIN)/python tests/long/gpu_smoke.py --out $(OUT)/gpu-smoke
 
 bench: .venv/.dev
 	@for benchmark in tests/benchmarks/bench_*.py; do $(BIN)/python $$benchmark || exit 1; done

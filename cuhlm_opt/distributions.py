@@ -61,6 +61,8 @@ def sample(law: Law, rng: np.random.Generator) -> int:
     """Draw one token from `law` by inversion, using exactly one uniform of `rng`."""
     cumulative = np.cumsum(law, dtype=np.float64)
     token = int(np.searchsorted(cumulative, rng.random() * cumulative[-1], side="right"))
+    if token < len(law) and law[token] > 0:
+        return token
     return min(token, int(np.flatnonzero(law)[-1]))  # rounding of the last sum must not name an impossible token
 
 

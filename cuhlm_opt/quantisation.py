@@ -74,7 +74,7 @@ def dequantise(codes: NDArray[np.int64], quantiser: Quantiser, b_prob: int, voca
     if quantiser is Quantiser.TYPES and (total > last or (full and total != last)):
         raise CodecError(f"message: counts sum to {total}, allowed {last}")
     masses = _levels(quantiser, b_prob)[codes]
-    mass = math.fsum(masses.tolist())  # exactly rounded, so the same on both sides
+    mass = math.fsum(masses[codes > 0].tolist())  # exactly rounded, so the same on both sides; code 0 stands for 0
     if full and mass == 0:
         return np.full(vocab_size, 1 / vocab_size)
     return masses / mass if full or mass > 1 else masses

@@ -316,6 +316,15 @@ def read_metadata(table: pa.Table) -> dict[str, Any]:
     return metadata
 
 
+def rows_sha256(table: pa.Table) -> str:
+    """Hex SHA-256 of the rows of records, every column of them, as read from a file; its metadata does not enter."""
+    sink = pa.BufferOutputStream()
+    rows = table.replace_schema_metadata(None).combine_chunks()
+    with pa.ipc.new_stream(sink, rows.schema) as stream:
+        stream.write_table(rows)
+    return hashlib.sha256(sink.getvalue()).hexdigest()
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Write a file so that at every moment either the old or the new content is there, whole.
 

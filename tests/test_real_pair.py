@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from cuhlm_opt.artefacts import Calibration, OperatingPoint
-from cuhlm_opt.calibrate.collect import Collection, collect
+from cuhlm_opt.calibrate.collect import collect
+from cuhlm_opt.calibrate.engines import InProcess
 from cuhlm_opt.calibrate.prompts import load_prompt_sets
+from cuhlm_opt.calibrate.record import Collection
 from cuhlm_opt.cli.main import main
 from cuhlm_opt.distributions import softmax
 from cuhlm_opt.models.fetch import fetch
@@ -70,7 +72,7 @@ def test_rows_do_not_depend_on_what_is_recorded_before_or_beside_them(tmp_path):
         collection = Collection(max_tokens=6, lanes=lanes)
         pair = load_pair(PAIR, lanes=lanes, context_length=400)
         try:
-            tables.append(collect(pair, prompts[start:stop], collection, tmp_path / str(start)))
+            tables.append(collect(InProcess(pair), prompts[start:stop], collection, tmp_path / str(start)))
         finally:
             pair.close()
     alone = tables[1].to_pylist()

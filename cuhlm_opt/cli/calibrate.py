@@ -1,5 +1,7 @@
 """`cuhlm-opt calibrate` and `cuhlm-opt fit`."""
 
+import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +17,10 @@ from cuhlm_opt.errors import InputError, unknown_name
 from cuhlm_opt.units import format_si
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+
+    from cuhlm_opt.calibrate.engines import Engine, EngineName
+    from cuhlm_opt.models.pairs import Pair
 
 CALIBRATION = "calibration.json"
 _DETAILED = ("u_bar", "u_mc")
@@ -25,7 +30,7 @@ _ROLL_OUT_ONLY = (
     "max_tokens", "source", "temperature", "top_p", "convention", "exact_share", "seed", "batch_size", "context_length",
 )  # fmt: skip
 """What `--check` takes from the calibration."""
-_CHECK_ONLY = ("operating_point", "records", "domain", "max_bias", "delta", "alpha")
+_CHECK_ONLY = ("records", "domain", "max_bias", "delta", "alpha")
 
 
 def calibrate(
@@ -37,13 +42,18 @@ def calibrate(
     slm: Annotated[str | None, typer.Option(help="SLM: hub id, folder or GGUF file, instead of --pair.")] = None,
     llm: Annotated[str | None, typer.Option(help="LLM: hub id, folder or GGUF file, instead of --pair.")] = None,
     prompts: Annotated[
-        list[str] | None, typer.Option(help="Prompt set (general, stdlib, human-eval) or JSONL file; repeatable.")
+        list[str] | None,
+        typer.Option(help="general, stdlib, human-eval, JSONL file, hf:NAME[@CONFIG][:COLUMN[:SPLIT]]; repeatable."),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(help="First prompts of each set only; with --check, of all fresh ones.", min=1)
     ] = None,
     max_tokens: Annotated[int, typer.Option(help="Length limit of an answer, T_max.", min=1)] = 32,
-    source: Annotated[str, typer.Option(help="Whose answers make the contexts: llm or slm.")] = "llm",
+    source: Annotated[str, typer.Option(help="Whose answers make the contexts: llm, slm or hybrid.")] = "llm",
+    operating_point: Annotated[
+        Path | None,
+        typer.Option(help="For --source hybrid: where it answers. With --check: whose threshold; none: as certified."),
+    ] = None,
     temperature: Annotated[float, typer.Option(help="Sampling temperature of both models.")] = 1.0,
     top_p: Annotated[float, typer.Option(help="Nucleus mass of both models.")] = 1.0,
     convention: Annotated[
@@ -56,12 +66,18 @@ def calibrate(
     backend: Annotated[str | None, typer.Option(help="llama.cpp or transformers.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda (transformers).")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16 (transformers).")] = "float32",
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of each worker; default: this machine's, shared.", min=1)
+    ] = None,
+    engine: Annotated[str, typer.Option(help="Who records: local (this machine) or ray.")] = "local",
+    workers: Annotated[int, typer.Option(help="Workers, each with both models; rows do not depend on it.", min=1)] = 1,
+    ray_address: Annotated[
+        str | None, typer.Option(help="Ray cluster, HOST:PORT; without it Ray is started on this machine.")
+    ] = None,
+    ray_gpus: Annotated[float, typer.Option(help="GPUs of each of Ray's workers, or the share of one.", min=0)] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     check: Annotated[
         str | None, typer.Option(help="Test on fresh prompts whether this calibration holds, instead of recording one.")
-    ] = None,
-    operating_point: Annotated[
-        Path | None, typer.Option(help="With --check: whose threshold; none: the one certified for --max-bias.")
     ] = None,
     records: Annotated[
         Path | None, typer.Option(help="With --check: records made before as the fresh prompts, in order; no models.")
@@ -93,17 +109,36 @@ def calibrate(
         return
     if out is None:
         raise InputError("--out is missing; give a folder for the run")
-    from cuhlm_opt.calibrate.collect import RECORDS, Collection, Source, collect
+    from cuhlm_opt.artefacts import OperatingPoint
+    from cuhlm_opt.calibrate.collect import RECORDS, collect
+    from cuhlm_opt.calibrate.engines import EngineName
     from cuhlm_opt.calibrate.fit import fit_records
     from cuhlm_opt.calibrate.prompts import load_prompt_sets
+    from cuhlm_opt.calibrate.record import Collection, Source, measure
     from cuhlm_opt.calibrate.score import Scoring
-    from cuhlm_opt.calibrate.times import measure_times
-    from cuhlm_opt.models.floor import measure_floor
+    from cuhlm_opt.decode.policy import check_point
     from cuhlm_opt.models.pairs import load_pair
+    from cuhlm_opt.records import read_metadata, rows_sha256
     from cuhlm_opt.uncertainty import ThetaConvention
 
     if source not in list(Source):
         raise unknown_name("--source", source, list(Source))
+    if (source == Source.HYBRID) != (operating_point is not None):
+        raise InputError(
+            f"--source {source!r} and --operating-point do not fit; hybrid needs one, and nothing else does"
+        )
+    point = None if operating_point is None else OperatingPoint.read(operating_point)
+    if point is not None:
+        check_point(point)
+        if (point.temperature, point.top_p) != (temperature, top_p):
+            raise InputError(
+                f"--temperature {temperature:g} and --top-p {top_p:g} are not allowed; "
+                f"the operating point has {point.temperature:g} and {point.top_p:g}"
+            )
+    if engine not in list(EngineName):
+        raise unknown_name("--engine", engine, list(EngineName))
+    if engine != EngineName.RAY and (ray_address is not None or ray_gpus):
+        raise InputError(f"--engine {engine!r} has no --ray-address and no --ray-gpus; give --engine ray")
     if convention not in list(ThetaConvention):
         raise unknown_name("--convention", convention, list(ThetaConvention))
     if not 0 < temperature < float("inf"):
@@ -118,12 +153,15 @@ def calibrate(
         max_tokens=max_tokens,
         seed=seed,
         lanes=batch_size,
+        operating_point=point,
         scoring=Scoring(
             temperature=temperature, top_p=top_p, convention=ThetaConvention(convention), exact_share=exact_share
         ),
     )
     note = Console(stderr=True)
-    models = load_pair(
+    threads = threads or max(1, (os.cpu_count() or 1) // workers)
+    load = partial(
+        load_pair,
         pair,
         slm=slm,
         llm=llm,
@@ -132,22 +170,27 @@ def calibrate(
         dtype=dtype,
         lanes=batch_size,
         context_length=context_length,
+        threads=threads,
     )
+    models = _engine(EngineName(engine), load, workers, threads, ray_address, ray_gpus)
     try:
         with TokenProgress(len(chosen)) as progress:
             table = collect(models, chosen, collection, out, resume=resume, progress=progress)
         note.print("measuring compute times and the numeric floor", highlight=False)
-        probes = [models.llm.chat_tokens(prompt.text) for prompt in chosen[:4]]
-        times = measure_times(models, probes[0])
-        floor = measure_floor(models, probes, temperature=temperature)
+        times, floor = models.call(partial(measure, prompts=chosen[:4], temperature=temperature))
     except KeyboardInterrupt:
         note.print(f"interrupted; finished parts are kept in {out}, add --resume to go on", highlight=False)
         raise typer.Exit(130) from None
     finally:
-        models.slm.close()
-        models.llm.close()
+        models.close()
     calibration = fit_records(
-        table, out / RECORDS, calibration_id=out.name, pair=models.name, times=times, numeric_floor=floor
+        table,
+        out / RECORDS,
+        calibration_id=out.name,
+        pair=read_metadata(table)["pair"]["name"],
+        times=times,
+        numeric_floor=floor,
+        provenance={"rows_sha256": rows_sha256(table)},
     )
     calibration.write(out / CALIBRATION)
     _show(calibration, json, out / CALIBRATION)
@@ -160,6 +203,19 @@ def _refuse(context: typer.Context, names: "Iterable[str]", checking: bool) -> N
         if source is not None and source.name != "DEFAULT":
             reason = "is that of the calibration with --check" if checking else "goes with --check"
             raise InputError(f"--{name.replace('_', '-')} {reason}; leave it out")
+
+
+def _engine(
+    name: "EngineName", load: "Callable[[], Pair]", workers: int, threads: int, ray_address: str | None, ray_gpus: float
+) -> "Engine":
+    """The engine that was asked for; Ray is imported for its own only."""
+    from cuhlm_opt.calibrate.engines import EngineName, InProcess, Processes
+
+    if name is EngineName.LOCAL:
+        return InProcess(load()) if workers == 1 else Processes(load, workers)
+    from cuhlm_opt.calibrate.ray_engine import RayActors
+
+    return RayActors(load, workers, threads=threads, address=ray_address, gpus=ray_gpus)
 
 
 def fit(

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from cuhlm_opt.artefacts import Calibration, OperatingPoint
     from cuhlm_opt.calibrate.check import Checked, CheckResult
-    from cuhlm_opt.calibrate.collect import Collection
     from cuhlm_opt.calibrate.prompts import Prompt
+    from cuhlm_opt.calibrate.record import Collection
     from cuhlm_opt.models.pairs import Pair
 
 _BANDWIDTH_HZ = 10e6
@@ -124,16 +124,17 @@ def _rolled_out(checked: "Checked", fresh: Fresh, alpha: float) -> "CheckResult"
 def _tables(
     pair: "Pair", prompts: list["Prompt"], collection: "Collection", out: Path, resume: bool
 ) -> Iterator["pa.Table"]:
-    from cuhlm_opt.calibrate.collect import record
+    from cuhlm_opt.calibrate.collect import record_parts
+    from cuhlm_opt.calibrate.engines import InProcess
     from cuhlm_opt.records import read_records
 
-    for part in record(pair, prompts, collection, out, resume=resume):
+    for part in record_parts(InProcess(pair), prompts, collection, out, resume=resume):
         yield read_records(part.path)
 
 
 def _collection(calibration: "Calibration") -> "Collection":
     """How the calibration was rolled out."""
-    from cuhlm_opt.calibrate.collect import Collection, Source
+    from cuhlm_opt.calibrate.record import Collection, Source
     from cuhlm_opt.calibrate.score import Scoring
     from cuhlm_opt.uncertainty import ThetaConvention
 

@@ -41,6 +41,8 @@ _EXTRAS = {
     "sympy": "proofs",
     "matplotlib": "figures",
     "jinja2": "figures",
+    "ray": "ray",
+    "datasets": "datasets",
 }
 
 

@@ -8,6 +8,23 @@ from numpy.typing import NDArray
 from cuhlm_opt.errors import InputError, RunError
 
 
+class NanLogitError(RunError):
+    """A model gave no number.
+
+    Args:
+        lane: of the model.
+        position: token of the lane behind which the logit stands.
+        token: whose logit it is, the first of them.
+    """
+
+    def __init__(self, lane: int, position: int, token: int) -> None:
+        super().__init__(lane, position, token)  # as pickle gives them back
+        self.lane, self.position, self.token = lane, position, token
+
+    def __str__(self) -> str:
+        return f"the logit of token {self.token} after position {self.position} of lane {self.lane} is NaN"
+
+
 def checked_chunks(
     chunks: Mapping[int, Sequence[int]], lengths: Sequence[int], context_length: int, vocab_size: int
 ) -> dict[int, list[int]]:
@@ -38,7 +55,7 @@ def checked_chunks(
 def require_numbers(
     logits: Mapping[int, NDArray[np.float32]], lengths: Sequence[int], chunks: Mapping[int, Sequence[int]]
 ) -> None:
-    """Raise RunError, naming lane and position, where a logit is NaN.
+    """Raise NanLogitError, naming lane, position and token, where a logit is NaN.
 
     Args:
         logits: rows per lane, the last one after the lane's last new token.
@@ -49,4 +66,4 @@ def require_numbers(
         bad = np.flatnonzero(np.isnan(rows.max(axis=1)))  # the maximum of a row is NaN where any entry is
         if len(bad):
             position = lengths[lane] + len(chunks[lane]) - len(rows) + int(bad[0])
-            raise RunError(f"a logit after position {position} of lane {lane} is NaN")
+            raise NanLogitError(lane, position, int(np.isnan(rows[bad[0]]).argmax()))

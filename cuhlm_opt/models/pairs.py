@@ -7,6 +7,7 @@ from typing import Any
 
 from cuhlm_opt.errors import InputError, unknown_name
 from cuhlm_opt.models.files import cache_dir, verify_file
+from cuhlm_opt.models.padding import without_padding
 from cuhlm_opt.models.protocol import LanguageModel
 from cuhlm_opt.models.registry import Backend, ModelFile, registry
 
@@ -88,6 +89,8 @@ def load_pair(
     try:
         large = _load(*sources[1], options)
         try:
+            size = min(small.vocab_size, large.vocab_size)
+            small, large = without_padding(small, size), without_padding(large, size)
             check_vocabularies(small, large)
         except InputError:
             large.close()
@@ -99,20 +102,25 @@ def load_pair(
 
 
 def check_vocabularies(slm: LanguageModel, llm: LanguageModel) -> None:
-    """Raise InputError unless both models have one vocabulary: its size, and the tokens of `PROBE` id by id.
+    """Raise InputError unless both models have one vocabulary: its size, its tokens id by id, and the cuts of `PROBE`.
 
-    Sizes that differ by padding only are refused too: entries that one model lacks have no probability to compare.
+    Padding that only one model has is to be cut before, by `without_padding`.
+    Tokens without bytes, special ones and padding, are compared where both models give them some.
     """
     if slm.vocab_size != llm.vocab_size:
         raise InputError(
             f"--slm has a vocabulary of {slm.vocab_size} tokens and --llm one of {llm.vocab_size}; they must agree"
         )
+    for token in range(slm.vocab_size):
+        ours, theirs = slm.detokenize([token]), llm.detokenize([token])
+        if ours != theirs and ours and theirs:
+            raise InputError(f"--slm and --llm have different vocabularies: token {token} is {ours!r} and {theirs!r}")
     pairs = zip_longest(slm.tokenize(PROBE), llm.tokenize(PROBE))
-    for position, (ours, theirs) in enumerate(pairs):
-        if ours != theirs:
+    for position, (own, other) in enumerate(pairs):
+        if own != other:
             raise InputError(
                 f"--slm and --llm have different vocabularies: token {position} of the probe text is "
-                f"{_told(slm, ours)} and {_told(llm, theirs)}"
+                f"{_told(slm, own)} and {_told(llm, other)}"
             )
 
 

@@ -11,9 +11,11 @@ import pytest
 
 from cuhlm_opt.artefacts import StateThreshold
 from cuhlm_opt.calibrate.check import Checked, check
-from cuhlm_opt.calibrate.collect import Collection, record
+from cuhlm_opt.calibrate.collect import record_parts
+from cuhlm_opt.calibrate.engines import InProcess
 from cuhlm_opt.calibrate.fit import fit_records
 from cuhlm_opt.calibrate.prompts import Prompt
+from cuhlm_opt.calibrate.record import Collection
 from cuhlm_opt.cli.main import main
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.models.pairs import load_pair
@@ -210,8 +212,10 @@ def test_a_refusal_ends_the_roll_out_and_keeps_what_there_is(tiny, tmp_path, cap
 
 def test_parts_that_are_there_are_read_and_the_others_recorded(tmp_path):
     pair, prompts = load_pair("tiny", lanes=4), [Prompt(prompt_id=str(at), domain="d", text="a") for at in range(10)]
-    list(islice(record(pair, prompts, Collection(max_tokens=4), tmp_path), 2))
-    notes = [part.note for part in record(pair, prompts, Collection(max_tokens=4), tmp_path, resume=True)]
+    list(islice(record_parts(InProcess(pair), prompts, Collection(max_tokens=4), tmp_path), 2))
+    notes = [
+        part.note for part in record_parts(InProcess(pair), prompts, Collection(max_tokens=4), tmp_path, resume=True)
+    ]
     assert notes == ["kept", "kept", "recorded"]
 
 

@@ -6,17 +6,25 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from cuhlm_opt.calibrate.collect import Collection, Source, collect
+from cuhlm_opt.artefacts import OperatingPoint
+from cuhlm_opt.calibrate.collect import collect
+from cuhlm_opt.calibrate.engines import InProcess
 from cuhlm_opt.calibrate.prompts import Prompt
+from cuhlm_opt.calibrate.record import Collection, Source, prompt_stream
 from cuhlm_opt.calibrate.score import Scoring
+from cuhlm_opt.cli.main import main
+from cuhlm_opt.decode.default_point import tiny_operating_point
+from cuhlm_opt.decode.loop import decode
 from cuhlm_opt.distributions import softmax
 from cuhlm_opt.errors import InputError, RunError
 from cuhlm_opt.models.pairs import load_pair
+from cuhlm_opt.modes import Mode
 from cuhlm_opt.records import Records, read_metadata
 
 PROMPTS = [Prompt(prompt_id=f"p{i}", domain="ab"[i % 2], text=f"prompt {i}") for i in range(22)]
@@ -30,12 +38,15 @@ def pair():
 
 @pytest.fixture(scope="module")
 def undisturbed(pair, tmp_path_factory):
-    return collect(pair, PROMPTS, COLLECTION, tmp_path_factory.mktemp("run"))
+    return collect(InProcess(pair), PROMPTS, COLLECTION, tmp_path_factory.mktemp("run"))
 
 
 @pytest.mark.parametrize("source", list(Source))
 def test_rows_are_the_laws_at_their_contexts(pair, tmp_path, source):
-    table = collect(pair, PROMPTS[:5], Collection(max_tokens=6, source=source), tmp_path)
+    point = tiny_operating_point(pair, Mode.EXACT) if source is Source.HYBRID else None
+    collection = Collection(max_tokens=6, source=source, operating_point=point)
+    table = collect(InProcess(pair), PROMPTS[:5], collection, tmp_path)
+    assert set(table["source"].to_pylist()) == {str(source)}
     answers: dict[str, list[int]] = {}
     for row in table.to_pylist():
         answer = answers.setdefault(row["prompt_id"], [])
@@ -56,10 +67,41 @@ def test_rows_are_the_laws_at_their_contexts(pair, tmp_path, source):
         assert len(answer) == 6 or answer[-1] in eos
 
 
+@pytest.mark.parametrize("mode", [Mode.SLM, Mode.U_HLM, Mode.COARSE, Mode.SPECULATIVE])
+def test_hybrid_contexts_are_what_the_decoder_writes(pair, tmp_path, mode):
+    point = tiny_operating_point(pair, mode)
+    collection = Collection(max_tokens=6, source=Source.HYBRID, operating_point=point)
+    table = collect(InProcess(pair), PROMPTS[:6], collection, tmp_path)
+    for prompt in PROMPTS[:6]:
+        recorded = [row["context_token"] for row in table.to_pylist() if row["prompt_id"] == prompt.prompt_id]
+        seed = int(prompt_stream(0, prompt.prompt_id)[0].integers(2**63))
+        assert recorded == decode(pair, point, prompt.text, seed=seed, max_tokens=6).to_json()["tokens"]
+    assert OperatingPoint.model_validate(read_metadata(table)["operating_point"]) == point
+    with pytest.raises(InputError, match="operating_point"):
+        collect(InProcess(pair), PROMPTS[:6], replace(collection, operating_point=None), tmp_path, resume=True)
+
+
+def test_hybrid_contexts_by_command(tmp_path, capfd):
+    point = tiny_operating_point(load_pair("tiny"), Mode.COARSE)
+    path = tmp_path / "point.json"
+    path.write_text(point.model_dump_json())
+    options = ["--pair", "tiny", "--prompts", "general", "--limit", "4", "--source", "hybrid"]
+    out = tmp_path / "run"
+    assert main(["calibrate", *options, "--operating-point", str(path), "--out", str(out), "--workers", "2"]) == 0
+    assert Records.read(out / "records.parquet", "general").sources == {"hybrid"}
+    capfd.readouterr()
+    elsewhere = tmp_path / "elsewhere"
+    cold = [*options, "--temperature", "0.5", "--operating-point", str(path), "--out", str(elsewhere)]
+    for arguments, part in ((cold, "--temperature 0.5"), ([*options, "--out", str(elsewhere)], "--operating-point")):
+        assert main(["calibrate", *arguments]) == 2
+        assert part in capfd.readouterr().err
+    assert not elsewhere.exists()
+
+
 def test_mean_rejection_is_mean_total_variation(pair, tmp_path):
     """E[beta_d] = TV(x, y) [N, THEORY 4.1], within 4 standard errors of the difference."""
     prompts = [Prompt(prompt_id=str(i), domain="a", text=f"{i}") for i in range(200)]
-    records = Records.of(collect(pair, prompts, Collection(max_tokens=8), tmp_path), "a")
+    records = Records.of(collect(InProcess(pair), prompts, Collection(max_tokens=8), tmp_path), "a")
     difference = records.beta - records.tv
     assert records.tv.mean() > 0.02
     assert abs(difference.mean()) < 4 * difference.std() / np.sqrt(len(difference))
@@ -81,10 +123,10 @@ def test_interrupted_and_resumed_run_has_the_rows_of_an_undisturbed_one(pair, tm
                 raise InterruptedRunError
 
         with pytest.raises(InterruptedRunError):
-            collect(pair, PROMPTS, COLLECTION, tmp_path, resume=True, progress=give_up)
-    assert collect(pair, PROMPTS, COLLECTION, tmp_path, resume=True).equals(undisturbed)
+            collect(InProcess(pair), PROMPTS, COLLECTION, tmp_path, resume=True, progress=give_up)
+    assert collect(InProcess(pair), PROMPTS, COLLECTION, tmp_path, resume=True).equals(undisturbed)
     assert not (tmp_path / "parts").exists()
-    assert collect(pair, PROMPTS, COLLECTION, tmp_path, resume=True).equals(undisturbed)
+    assert collect(InProcess(pair), PROMPTS, COLLECTION, tmp_path, resume=True).equals(undisturbed)
 
 
 def test_killed_process_loses_and_doubles_nothing(tmp_path):
@@ -118,24 +160,26 @@ def test_killed_process_loses_and_doubles_nothing(tmp_path):
 
 
 def test_same_seed_same_rows_and_another_seed_others(pair, tmp_path, undisturbed):
-    assert collect(pair, PROMPTS, COLLECTION, tmp_path / "again").equals(undisturbed)
-    other = collect(pair, PROMPTS, Collection(max_tokens=6, seed=1), tmp_path / "other")
+    assert collect(InProcess(pair), PROMPTS, COLLECTION, tmp_path / "again").equals(undisturbed)
+    other = collect(InProcess(pair), PROMPTS, Collection(max_tokens=6, seed=1), tmp_path / "other")
     assert other["context_token"] != undisturbed["context_token"]
 
 
 def test_rows_of_a_prompt_do_not_depend_on_its_neighbours(pair, tmp_path, undisturbed):
-    alone = collect(pair, PROMPTS[7:8], COLLECTION, tmp_path)
+    alone = collect(InProcess(pair), PROMPTS[7:8], COLLECTION, tmp_path)
     assert alone.to_pylist() == [row for row in undisturbed.to_pylist() if row["prompt_id"] == "p7"]
 
 
 def test_folder_of_another_run_is_refused_with_the_first_difference(pair, tmp_path):
-    collect(pair, PROMPTS[:4], COLLECTION, tmp_path)
+    collect(InProcess(pair), PROMPTS[:4], COLLECTION, tmp_path)
     with pytest.raises(InputError, match="already holds a run; add --resume"):
-        collect(pair, PROMPTS[:4], COLLECTION, tmp_path)
+        collect(InProcess(pair), PROMPTS[:4], COLLECTION, tmp_path)
     with pytest.raises(InputError, match="max_tokens is 6 there, 7 here"):
-        collect(pair, PROMPTS[:4], Collection(max_tokens=7, scoring=COLLECTION.scoring), tmp_path, resume=True)
+        collect(
+            InProcess(pair), PROMPTS[:4], Collection(max_tokens=7, scoring=COLLECTION.scoring), tmp_path, resume=True
+        )
     with pytest.raises(InputError, match="n_prompts is 4 there, 5 here"):
-        collect(pair, PROMPTS[:5], COLLECTION, tmp_path, resume=True)
+        collect(InProcess(pair), PROMPTS[:5], COLLECTION, tmp_path, resume=True)
 
 
 def test_provenance_is_in_the_file(undisturbed):
@@ -148,10 +192,10 @@ def test_provenance_is_in_the_file(undisturbed):
 
 def test_empty_and_too_long_prompts_are_refused_before_any_work(pair, tmp_path):
     with pytest.raises(InputError, match="prompt 'e' is empty"):
-        collect(pair, [Prompt(prompt_id="e", domain="a", text=" \n")], COLLECTION, tmp_path)
+        collect(InProcess(pair), [Prompt(prompt_id="e", domain="a", text=" \n")], COLLECTION, tmp_path)
     long = "a" * (pair.llm.context_length + 1)
     with pytest.raises(InputError, match=r"prompt 'l' has \d+ tokens; at most"):
-        collect(pair, [Prompt(prompt_id="l", domain="a", text=long)], COLLECTION, tmp_path)
+        collect(InProcess(pair), [Prompt(prompt_id="l", domain="a", text=long)], COLLECTION, tmp_path)
     assert not (tmp_path / "run.json").exists()
 
 
@@ -167,6 +211,6 @@ def test_full_disk_is_one_error_and_resumes(pair, tmp_path, monkeypatch, undistu
             monkeypatch.setattr(os, "fsync", full)
 
     with pytest.raises(RunError, match="No space left on device"):
-        collect(pair, PROMPTS, COLLECTION, tmp_path, progress=fill_up)
+        collect(InProcess(pair), PROMPTS, COLLECTION, tmp_path, progress=fill_up)
     monkeypatch.undo()
-    assert collect(pair, PROMPTS, COLLECTION, tmp_path, resume=True).equals(undisturbed)
+    assert collect(InProcess(pair), PROMPTS, COLLECTION, tmp_path, resume=True).equals(undisturbed)

@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 
 from cuhlm_opt.calibrate import prompts
 from cuhlm_opt.calibrate.prompts import Prompt, load_prompt_sets, load_prompts
-from cuhlm_opt.errors import InputError
+from cuhlm_opt.cli.main import main
+from cuhlm_opt.errors import InputError, RunError
 from cuhlm_opt.resources import calibration_dir
 
 
@@ -181,3 +183,60 @@ def test_order_is_that_of_the_file():
     path = Path(calibration_dir(), "prompts", "general.jsonl")
     ids = [json.loads(line)["id"] for line in path.read_text("utf-8").splitlines()]
     assert [prompt.prompt_id for prompt in load_prompts("general")] == ids
+
+
+@pytest.fixture
+def tasks(tmp_path, monkeypatch):
+    """A folder that the library reads as a data set, and a cache of its own."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    folder = tmp_path / "tasks"
+    folder.mkdir()
+    for split, count in (("train", 3), ("test", 2)):
+        rows = [{"prompt": f"{split} {i}", "text": f"text {i}", "number": i, "gap": " " * i} for i in range(count)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def test_a_data_set_by_column_and_split(tasks):
+    assert load_prompts(f"hf:{tasks}:text:test") == [
+        Prompt(prompt_id=f"tasks/{i}", domain="tasks", text=f"text {i}") for i in range(2)
+    ]
+    (tasks / "train.jsonl").unlink()
+    assert [prompt.text for prompt in load_prompt_sets([f"hf:{tasks}"], limit=1)] == ["test 0"]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("hf:{}", "split '' is unknown; known: test, train"),
+        ("hf:{}::tset", "split 'tset' is unknown; did you mean test"),
+        ("hf:{}:promt:test", "column 'promt' is unknown; did you mean prompt"),
+        ("hf:{}:number:test", "row 0 is 0; every row must have some text"),
+        ("hf:{}:gap:test", "row 0 is ''; every row must have some text"),
+        ("hf:{}/absent", "cannot be loaded"),
+        ("hf:{}@other", "cannot be loaded: .*other"),
+        ("hf:", r"give hf:NAME\[@CONFIG\]"),
+        ("hf:{}:a:b:c", r"give hf:NAME\[@CONFIG\]"),
+    ],
+)
+def test_bad_data_sets_are_one_line(tasks, source, message, capfd):
+    with pytest.raises(InputError, match=message) as caught:
+        load_prompts(source.format(tasks))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_hub_that_cannot_be_reached_is_no_bad_input(tasks, monkeypatch):
+    def unreachable(name, config):
+        raise ConnectionError(f"Couldn't reach '{name}' on the Hub\nand more")
+
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    with pytest.raises(RunError, match=r"the hub cannot be reached: Couldn't reach 'openai_humaneval' on the Hub$"):
+        load_prompts("hf:openai_humaneval:prompt")
+
+
+def test_datasets_is_named_where_it_is_missing(monkeypatch, tmp_path, capfd):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    assert main(["calibrate", "--pair", "tiny", "--prompts", "hf:some", "--out", str(tmp_path / "run")]) == 1
+    expected = "cuhlm-opt: datasets is not installed; get it with: pip install 'cuhlm-opt[datasets]'\n"
+    assert capfd.readouterr().err == expected

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -11,6 +12,7 @@ from cuhlm_opt.errors import InputError
 from cuhlm_opt.models.floor import measure_floor
 from cuhlm_opt.models.huggingface import TransformersModel
 from cuhlm_opt.models.llamacpp import LlamaCppModel
+from cuhlm_opt.models.padding import WithoutPadding, without_padding
 from cuhlm_opt.models.pairs import PROBE, check_vocabularies, load_pair, missing_files
 from cuhlm_opt.models.registry import registry
 from cuhlm_opt.models.tiny import Role, TinyModel
@@ -40,18 +42,79 @@ def test_tiny_pair_loads():
     assert measure_floor(pair, [[0, 1, 2, 3, 4]]).llm == 0.0
 
 
-def test_shuffled_vocabulary_is_told_with_ids_and_bytes():
-    first = TinyModel(Role.SLM).tokenize(PROBE)[0]
-    letter = bytes([ord("a") + first])
-    message = f"token 0 of the probe text is {first} ({letter!r}) and {first + 1} ({letter!r})"
-    with pytest.raises(InputError) as caught:
+def test_shuffled_vocabulary_is_told_with_id_and_bytes():
+    with pytest.raises(InputError, match=r"different vocabularies: token 0 is b'a' and b'e'"):
         check_vocabularies(TinyModel(Role.SLM), ShuffledModel(Role.LLM))
+
+
+class SwappedModel(TinyModel):
+    """Has two letters of the tiny pair under each other's ids."""
+
+    def detokenize(self, tokens):
+        return super().detokenize([{2: 3, 3: 2}.get(token, token) for token in tokens])
+
+
+def test_two_swapped_ids_are_told():
+    with pytest.raises(InputError, match=r"token 2 is b'c' and b'd'"):
+        check_vocabularies(TinyModel(Role.SLM), SwappedModel(Role.LLM))
+
+
+class MergingModel(TinyModel):
+    """Has the tokens of the tiny pair, and cuts text another way."""
+
+    def tokenize(self, text):
+        return [*super().tokenize(text)[:-1], 5]
+
+
+def test_another_cut_of_the_same_tokens_is_told():
+    last = TinyModel(Role.SLM).tokenize(PROBE)[-1]
+    letter = bytes([ord("a") + last])
+    message = f"token {len(PROBE) - 1} of the probe text is {last} ({letter!r}) and 5 (b'')"
+    with pytest.raises(InputError) as caught:
+        check_vocabularies(TinyModel(Role.SLM), MergingModel(Role.LLM))
     assert message in str(caught.value)
 
 
 def test_other_size_is_told():
     with pytest.raises(InputError, match="6 tokens and --llm one of 7"):
         check_vocabularies(TinyModel(Role.SLM), TinyModel(Role.LLM, vocab_size=7))
+
+
+class PaddedModel(WithoutPadding):
+    """The tiny LLM with three more entries, the middle one a token or an end on request."""
+
+    def __init__(self, token: bytes = b"", eos: frozenset[int] = frozenset()) -> None:
+        super().__init__(TinyModel(Role.LLM), 9)
+        self._token, self._eos = token, eos
+
+    @property
+    def eos_tokens(self):
+        return super().eos_tokens | self._eos
+
+    def detokenize(self, tokens):
+        return b"".join(super(PaddedModel, self).detokenize([t]) if t < 6 else self._token * (t == 7) for t in tokens)
+
+    def extend(self, chunks, *, last_only=False):
+        logits = super().extend(chunks, last_only=last_only)
+        return {lane: np.pad(rows, ((0, 0), (0, 3)), constant_values=-20) for lane, rows in logits.items()}
+
+
+def test_padding_that_one_model_lacks_is_cut():
+    plain, cut = TinyModel(Role.LLM), without_padding(PaddedModel(), 6)
+    check_vocabularies(TinyModel(Role.SLM), cut)
+    prompt = plain.chat_tokens("abc")
+    assert cut.chat_tokens("abc") == prompt
+    np.testing.assert_array_equal(cut.extend({0: prompt})[0], plain.extend({0: prompt})[0])
+    assert (cut.vocab_size, cut.lanes, cut.length(0), cut.context_length) == (6, 1, len(prompt), plain.context_length)
+    cut.truncate(0, 1)
+    assert cut.length(0) == 1
+    assert cut.provenance()["vocab_size"] == 6
+    cut.close()
+
+
+@pytest.mark.parametrize("model", [PaddedModel(token=b"x"), PaddedModel(eos=frozenset({7})), TinyModel(Role.LLM)])
+def test_nothing_but_padding_is_cut(model):
+    assert without_padding(model, 6) is model
 
 
 def test_shorter_reading_is_told():
