@@ -58,6 +58,7 @@ bench: .venv/.dev
 measure: .venv/.dev
 	CUHLM_HYPOTHESIS=long $(BIN)/python -m pytest -n auto $$(grep -rl "@given" tests)
 	$(BIN)/python tests/long/measure_coverage.py --calibration $(PAIR) --out figures/measured/coverage.json
+	$(BIN)/python tests/long/measure_transfer.py --calibration $(PAIR) --out figures/measured/transfer.json
 	$(BIN)/python tests/long/measure_adaptive.py --out figures/measured/adaptive.json
 	$(BIN)/python tests/long/measure_decodes.py --out figures/measured/decodes.json
 	$(BIN)/python tests/long/measure_mutations.py --out figures/measured/mutations.json

@@ -329,6 +329,33 @@ def _gain(row: dict[str, Any]) -> str:
     return f"{row['gain_replayed'] - 1:+.1%} ({low - 1:+.1%} to {high - 1:+.1%})"
 
 
+def transfer() -> str:
+    """What a threshold certified on one domain does on another, and how soon a change is noticed."""
+    found = _measured("transfer")
+    streams = {(row["from"]["domain"], row["to"]["domain"]): row for row in found["streams"]}  # the last of each
+    rows = [["certified on", "met on", "skip risk", "skipped", "refused", "half of them within", "95 % within"]]
+    for cell in found["matrix"]:
+        own, other = cell["from"]["domain"], cell["to"]["domain"]
+        stream = streams[own, other]
+        within = [stream[name] for name in ("tokens_median", "tokens_p95")]
+        rows.append(
+            [
+                own,
+                other,
+                f"{cell['risk']:.4f}{_span(cell['risk_ci'])}",
+                f"{cell['skip_rate']:.1%}",
+                f"{stream['detected']:.1%}",
+                *("-" if tokens is None else f"{tokens:.0f} tokens" for tokens in within),
+            ]
+        )
+    after = max(row["after"] for row in found["streams"])
+    return (
+        f"{_markdown(rows)}\nBudget {found['eps']:g} per token, certified on every other prompt. Refused: share of "
+        f"{found['streams'][0]['orders']} random orders in which the test refuses the calibration, at a stated error "
+        f"of {found['alpha']:.0%}; streams change after {after} prompts of the domain that was certified, or not at all.\n"
+    )
+
+
 def mutations() -> str:
     """How many changed formulas the tests notice."""
     outcomes = _measured("mutations")["outcomes"]
@@ -434,6 +461,7 @@ def _filled(match: re.Match[str]) -> str:
         "codec": codec,
         "adaptive": adaptive,
         "mutations": mutations,
+        "transfer": transfer,
         "speculation": speculation,
         "speculation-links": speculation_links,
     }
