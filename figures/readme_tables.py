@@ -352,7 +352,8 @@ def transfer() -> str:
     return (
         f"{_markdown(rows)}\nBudget {found['eps']:g} per token, certified on every other prompt. Refused: share of "
         f"{found['streams'][0]['orders']} random orders in which the test refuses the calibration, at a stated error "
-        f"of {found['alpha']:.0%}; streams change after {after} prompts of the domain that was certified, or not at all.\n"
+        f"of {found['alpha']:.0%}; streams change after {after} prompts of the domain that was certified, or not at "
+        "all.\n"
     )
 
 
