@@ -5,8 +5,10 @@ from matplotlib.patches import Rectangle
 
 READS = ("measured/transfer", "calibration")
 BESIDE = 2
-"""So many domains of all pairs stand beside the curves; a larger matrix stands above them."""
-LOOKS = ((style.BLUE, "-"), (style.VERMILLION, "--"), (style.GREEN, "-."), (style.PURPLE, ":"))
+"""So many domains of all pairs stand beside the curves; a larger matrix stands above them, its domains numbered."""
+COLOURS = (style.VERMILLION, style.BLUE, style.GREEN, style.ORANGE, style.PURPLE, style.SKY)
+"""Of what the stream changes to; the dashes tell from what."""
+DASHES = ("-", "--", "-.", ":")
 
 
 def draw(inputs, width):
@@ -16,19 +18,20 @@ def draw(inputs, width):
     beside = len(names) <= BESIDE
     figure, axes = style.panels(width, *((1, 2) if beside else (2, 1)), 1.9 if beside else 2.3)
     draw_matrix(axes.ravel()[0], measured, names)
-    draw_curves(axes.ravel()[1], measured)
+    draw_curves(axes.ravel()[1], measured, names, inputs.calibration_folder.name)
     style.letter(axes)
-    style.legend_above(figure, axes, 1 if style.stacked(width) else 2)
+    style.legend_above(figure, axes, 3)
     after, orders = (max(row[key] for row in measured["streams"]) for key in ("after", "orders"))
+    prompts = min(row["stream_prompts"] for row in unshifted(measured))
     alarms = [f"{name(row['from'], measured)} {row['detected']:.1%}" for row in unshifted(measured)]
     caption = (
         "(a) Skip risk (total variation per token) at the threshold certified for a budget of "
         f"{measured['eps']:g} on every other prompt of the row, as met on all prompts of the column, on the diagonal "
-        "on the prompts left out; grey: over the budget. Below it its 95% interval by a bootstrap over the prompts "
-        f"met, the threshold held fixed, and the skip rate. (b) Share of {orders} random orders (%) in which "
-        f"calibrate --check has refused the calibration, against the tokens since the stream changed, after {after} "
-        f"prompts of the calibration's own domain. Stated error {measured['alpha']:.0%}, dotted. Streams that do not "
-        f"change, refused at any time: {', '.join(alarms)}. {style.evidence(inputs)} No link enters."
+        "on the prompts left out; grey: over the budget. Below it its 95% interval by a bootstrap over those prompts, "
+        f"the threshold held fixed, and the skip rate. (b) Share of {orders} random orders (%) in which calibrate "
+        f"--check has refused the calibration, against the tokens since the stream changed, after {after} prompts of "
+        f"the calibration's own domain. Stated error {measured['alpha']:.0%}, dotted. Streams that do not change, "
+        f"refused within their {prompts} prompts: {', '.join(alarms)}. {style.evidence(inputs)} No link enters."
     )
     return figure, caption
 
@@ -37,6 +40,11 @@ def name(where, measured):
     """A domain, with its pair where there are several."""
     pairs = {row["to"]["calibration"] for row in measured["matrix"]}
     return where["domain"] if len(pairs) == 1 else f"{where['calibration']}, {where['domain']}"
+
+
+def short(names):
+    """Names as they fit: as they are, or numbers where there are many."""
+    return names if len(names) <= BESIDE else [str(place) for place in range(1, len(names) + 1)]
 
 
 def unshifted(measured):
@@ -54,22 +62,26 @@ def draw_matrix(ax, measured, names):
         ax.text(x, y - 0.26, f"{row['risk']:.4f}", ha="center", va="center", fontsize=8)
         beside = f"{low:.3f} to {high:.3f}\nskips {100 * row['skip_rate']:.0f}%"
         ax.text(x, y + 0.14, beside, ha="center", va="center", fontsize=6, linespacing=1.3)
-    ax.set_xticks(range(len(names)), names)
-    ax.set_yticks(range(len(names)), names, rotation=90 if len(names) <= BESIDE else 0, va="center")
+    numbers = short(names)
+    rows = [each if each == number else f"{number}: {each}" for each, number in zip(names, numbers, strict=True)]
+    ax.set_xticks(range(len(names)), numbers)
+    ax.set_yticks(range(len(names)), rows, rotation=90 if numbers == names else 0, va="center")
     ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5), xlabel="met on", ylabel="certified on")
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
 
 
-def draw_curves(ax, measured):
-    """Share of orders in which the change is found, by the tokens since."""
+def draw_curves(ax, measured, names, own):
+    """Share of orders in which the change from a domain of the calibration `own` is found, by the tokens since."""
     tokens = [0, *measured["checkpoints_tokens"]]
     after = max(row["after"] for row in measured["streams"])
-    shifted = [row for row in measured["streams"] if row["from"] != row["to"] and row["after"] == after]
-    for place, row in enumerate(shifted):
-        colour, dashes = LOOKS[place % len(LOOKS)]
-        label = f"{name(row['to'], measured)} after {name(row['from'], measured)}"
-        ax.plot(tokens, [0, *(100 * each for each in row["share_within_tokens"])], dashes, color=colour, label=label)
+    for row in measured["streams"]:
+        if row["from"] == row["to"] or row["after"] != after or row["from"]["calibration"] != own:
+            continue
+        before, then = (names.index(name(row[end], measured)) for end in ("from", "to"))
+        label = f"{short(names)[then]} after {short(names)[before]}"
+        shares = [0, *(100 * each for each in row["share_within_tokens"])]
+        ax.plot(tokens, shares, DASHES[before % len(DASHES)], color=COLOURS[then % len(COLOURS)], label=label)
     for row in unshifted(measured):
         shares = [0, *(100 * each for each in row["share_within_tokens"])]
         ax.plot(tokens, shares, color=style.GREY, linewidth=0.7, label="no change")

@@ -332,10 +332,13 @@ def _gain(row: dict[str, Any]) -> str:
 def transfer() -> str:
     """What a threshold certified on one domain does on another, and how soon a change is noticed."""
     found = _measured("transfer")
-    streams = {(row["from"]["domain"], row["to"]["domain"]): row for row in found["streams"]}  # the last of each
-    rows = [["certified on", "met on", "skip risk", "skipped", "refused", "half of them within", "95 % within"]]
+    _recorded("transfer")
+    streams = {(_where(row["from"]), _where(row["to"])): row for row in found["streams"]}  # the last of each
+    rows = [
+        ["certified on", "met on", "skip risk", "skipped", "refused", "half of them within", "95 % within", "by risk"]
+    ]
     for cell in found["matrix"]:
-        own, other = cell["from"]["domain"], cell["to"]["domain"]
+        own, other = _where(cell["from"]), _where(cell["to"])
         stream = streams[own, other]
         within = [stream[name] for name in ("tokens_median", "tokens_p95")]
         rows.append(
@@ -346,6 +349,7 @@ def transfer() -> str:
                 f"{cell['skip_rate']:.1%}",
                 f"{stream['detected']:.1%}",
                 *("-" if tokens is None else f"{tokens:.0f} tokens" for tokens in within),
+                f"{stream['detected_by_budget']:.1%}",
             ]
         )
     after = max(row["after"] for row in found["streams"])
@@ -353,8 +357,12 @@ def transfer() -> str:
         f"{_markdown(rows)}\nBudget {found['eps']:g} per token, certified on every other prompt. Refused: share of "
         f"{found['streams'][0]['orders']} random orders in which the test refuses the calibration, at a stated error "
         f"of {found['alpha']:.0%}; streams change after {after} prompts of the domain that was certified, or not at "
-        "all.\n"
+        "all. By risk: by the first hypothesis, at any moment of the stream.\n"
     )
+
+
+def _where(domain: dict[str, str]) -> str:
+    return f"`{domain['calibration']}`, {domain['domain']}"
 
 
 def mutations() -> str:

@@ -28,7 +28,7 @@ from cuhlm_opt.solve.threshold import Gate, Signal
 
 SHIPPED = calibration_dir() / "recorded" / "qwen2.5-coder" / "records.parquet"
 BUDGET = 0.02
-FOUND_WITHIN = 1000
+FOUND_WITHIN = 600
 """Tokens within which general text after code is found; `tests/long/measure_transfer.py` measures how many it takes."""
 
 
