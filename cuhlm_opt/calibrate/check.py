@@ -163,7 +163,7 @@ class Checked:
                 f"contexts of fresh prompts are drawn by {_listed(records.sources)}, those of the calibration by "
                 f"{_listed(recorded.sources)}; roll out the same model"
             )
-        gate = Gate(records, Signal(self.point.signal))
+        gate = Gate(records, Signal(self.point.signal), weights=self.point.signal_weights)
         if self.point.mode in (Mode.EXACT, Mode.COARSE):
             gate = gate.decoded(self.point.quantiser, self.point.b_prob)
         states = [(state.probability, state.u_threshold) for state in self.point.state_thresholds]

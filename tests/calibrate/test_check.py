@@ -118,6 +118,15 @@ def test_the_loss_is_that_of_the_certificate(checked, rows):
     np.testing.assert_array_equal(answers.lengths[order], np.bincount(gate.records.prompt))
 
 
+@pytest.mark.parametrize("signal", [Signal.U_MC, Signal.COMBINED])
+def test_a_point_of_another_signal_skips_as_it_was_solved_to(folder, rows, signal):
+    """Fresh prompts of the same domain, within 4 standard errors of a share of 200 prompts, at most 0.5 / sqrt(200)."""
+    point = solve(str(folder), bandwidth_hz=10e6, domain="code", mode=Mode.U_HLM, signal=signal)
+    result = check(Checked.of(str(folder), point), rows["code"][200:])
+    assert result.skip_rate == pytest.approx(point.skip_rate, abs=2 / np.sqrt(200))
+    assert 0 < result.mean_risk < BUDGET
+
+
 def test_thresholds_of_states_are_averaged(checked, rows):
     fresh = pa.concat_tables(rows["code"][200:210])
 
