@@ -79,7 +79,7 @@ class ClusterBootstrap:
             raise InputError(f"sums of shape {sums.shape} are not allowed; give one row for each of {n} prompts")
         resampled = np.einsum("bn,np->bp", self.counts, sums)  # too small for BLAS, whose threads wait for busy cores
         values, replicates = statistics(sums.sum(axis=0)), statistics(resampled)
-        return {name: _interval(float(values[name]), replicates[name], level, n) for name in values}
+        return {name: percentile_interval(float(values[name]), replicates[name], level, n) for name in values}
 
 
 def prompt_sums(prompt: NDArray[np.integer], *columns: NDArray[np.floating]) -> Array:
@@ -160,7 +160,8 @@ def _divide(numerator: Array, denominator: Array, where: NDArray[np.bool_]) -> A
     return quotient
 
 
-def _interval(value: float, replicates: Array, level: float, n_prompts: int) -> Interval:
+def percentile_interval(value: float, replicates: Array, level: float, n_prompts: int) -> Interval:
+    """Interval of an estimate from its values in the resamples, shape (resamples,), nan where one has none."""
     defined = replicates[np.isfinite(replicates)]
     undefined = 1.0 - len(defined) / len(replicates)
     if n_prompts < 2 or len(defined) == 0 or not np.isfinite(value):

@@ -30,6 +30,15 @@ class InfeasibleError(CuhlmError):
     exit_code = 3
 
 
+def first_line(error: BaseException) -> str:
+    r"""First line of what an error of a library says; its kind where it says nothing.
+
+    >>> first_line(ValueError()), first_line(OSError("gone\nfor good"))
+    ('ValueError', 'gone')
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def unknown_name(argument: str, name: str, known: Iterable[str]) -> InputError:
     """Build the error for a name that is not among `known`, near misses first."""
     names = sorted(known)

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuhlm_opt.distributions import Law, nucleus_size
-from cuhlm_opt.signals import Features, Signal
+from cuhlm_opt.signals import Signal, value_of
 from cuhlm_opt.truncation import RankedLaw, largest_from
 from cuhlm_opt.uncertainty import SAMPLES, THETA_MAX, PerturbedLogits, mean_uncertainty, sampled_uncertainty
 
@@ -97,35 +97,35 @@ class Step:
 
 
 @dataclass(frozen=True)
-class StepFeatures(Features):
+class StepFeatures:
     """Features of one draft, each computed when it is read; shape (1,)."""
 
     step: Step
     token: int
 
     @property
-    def u_bar(self) -> NDArray[np.float64]:  # type: ignore[override]
+    def u_bar(self) -> NDArray[np.float64]:
         """Integral uncertainty of the draft."""
         return self.step.u_bar(np.array([self.token]))
 
     @property
-    def x_d(self) -> NDArray[np.float64]:  # type: ignore[override]
+    def x_d(self) -> NDArray[np.float64]:
         """Probability of the draft."""
         return self.step.masses(np.array([self.token]))
 
     @property
-    def p_max(self) -> NDArray[np.float64]:  # type: ignore[override]
+    def p_max(self) -> NDArray[np.float64]:
         """Largest probability."""
         return self.step.ranked.largest_masses(1)
 
     @property
-    def margin(self) -> NDArray[np.float64]:  # type: ignore[override]
+    def margin(self) -> NDArray[np.float64]:
         """Largest minus second largest probability."""
         second, first = self.step.ranked.largest_masses(2)
         return np.array([first - second])
 
     @property
-    def entropy(self) -> NDArray[np.float64]:  # type: ignore[override]
+    def entropy(self) -> NDArray[np.float64]:
         """Entropy of x, nats."""
         return np.array([self.step.ranked.entropy])
 
@@ -142,7 +142,7 @@ def read_signal(signal: Signal, weights: Sequence[float], step: Step, token: int
     """
     if signal.is_sampled:
         return sampled_uncertainty(step.perturbed, token, rng, signal.samples or SAMPLES)
-    return float(StepFeatures(step, token).of(signal, weights)[0])
+    return float(value_of(signal, StepFeatures(step, token), weights)[0])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from cuhlm_opt.errors import InputError, RunError
 from cuhlm_opt.quantisation import MEASURED_BITS, Quantiser, measured_sizes
-from cuhlm_opt.signals import Features, RecordedFeatures, Signal, resampled
+from cuhlm_opt.signals import RecordedFeatures, Signal, resampled, value_of
 
 SCHEMA_VERSION: Final = 1
 TOP = 8
@@ -127,7 +127,7 @@ class Records:
         return int(self.prompt.max()) + 1
 
     @property
-    def features(self) -> Features:
+    def features(self) -> RecordedFeatures:
         """What signals are made of."""
         first, second = self.top_x[:, 0].astype(np.float64), self.top_x[:, 1].astype(np.float64)
         return RecordedFeatures(
@@ -140,7 +140,7 @@ class Records:
             return self.u_mc
         if signal.samples is not None:
             return resampled(self.u_bar, signal.samples, np.random.default_rng(0))
-        return self.features.of(signal, weights)
+        return value_of(signal, self.features, weights)
 
     def halves(self) -> tuple[Self, Self]:
         """Every other prompt to learn on, and those between to judge by."""

@@ -7,6 +7,7 @@ matters to a line fitted on it.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,42 +53,32 @@ REGRESSORS = 1 + 2 * len(_COMBINED_OF)
 """Weights of the combination."""
 
 
-class Features:
+class Features(Protocol):
     """What signals are made of, for n positions; all of shape (n,)."""
 
-    u_bar: _Floats
-    x_d: _Floats
-    p_max: _Floats
-    margin: _Floats
-    entropy: _Floats
-    """Nats."""
-
-    def of(self, signal: Signal, weights: Sequence[float] = ()) -> _Floats:
-        """A signal that is a function of these, shape (n,), in [0, 1]; `weights` are those of `COMBINED`."""
-        match signal:
-            case Signal.U_BAR:
-                return self.u_bar
-            case Signal.X_D:
-                return 1.0 - self.x_d
-            case Signal.P_MAX:
-                return 1.0 - self.p_max
-            case Signal.MARGIN:
-                return 1.0 - self.margin
-            case Signal.ENTROPY:
-                return self.entropy / (1.0 + self.entropy)
-            case Signal.COMBINED:
-                return logistic(self.design @ np.asarray(weights, dtype=np.float64))
-        raise ValueError(f"{signal} is drawn at random, not a function of the features")
+    @property
+    def u_bar(self) -> _Floats:
+        """Integral uncertainty of the draft."""
 
     @property
-    def design(self) -> _Floats:
-        """Regressors of the combination: 1, the five signals, and their squares, shape (n, REGRESSORS)."""
-        columns = np.column_stack([self.of(signal) for signal in _COMBINED_OF])
-        return np.column_stack([np.ones(len(columns)), columns, columns**2])
+    def x_d(self) -> _Floats:
+        """Probability of the draft."""
+
+    @property
+    def p_max(self) -> _Floats:
+        """Largest probability."""
+
+    @property
+    def margin(self) -> _Floats:
+        """Largest minus second largest probability."""
+
+    @property
+    def entropy(self) -> _Floats:
+        """Entropy of x, nats."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordedFeatures(Features):
+class RecordedFeatures:
     """Features that are known."""
 
     u_bar: _Floats
@@ -95,6 +86,30 @@ class RecordedFeatures(Features):
     p_max: _Floats
     margin: _Floats
     entropy: _Floats
+
+
+def value_of(signal: Signal, features: Features, weights: Sequence[float] = ()) -> _Floats:
+    """A signal that is a function of the features, shape (n,), in [0, 1]; `weights` are those of `COMBINED`."""
+    match signal:
+        case Signal.U_BAR:
+            return features.u_bar
+        case Signal.X_D:
+            return 1.0 - features.x_d
+        case Signal.P_MAX:
+            return 1.0 - features.p_max
+        case Signal.MARGIN:
+            return 1.0 - features.margin
+        case Signal.ENTROPY:
+            return features.entropy / (1.0 + features.entropy)
+        case Signal.COMBINED:
+            return logistic(regressors(features) @ np.asarray(weights, dtype=np.float64))
+    raise ValueError(f"{signal} is drawn at random, not a function of the features")
+
+
+def regressors(features: Features) -> _Floats:
+    """Regressors of the combination: 1, the five signals, and their squares, shape (n, REGRESSORS)."""
+    columns = np.column_stack([value_of(signal, features) for signal in _COMBINED_OF])
+    return np.column_stack([np.ones(len(columns)), columns, columns**2])
 
 
 def logistic(values: _Floats) -> _Floats:

@@ -80,7 +80,7 @@ def record_parts(
     run = _identity(pair.provenance, prompts, collection)
     _claim(out, run, resume)
     if (out / RECORDS).exists():
-        _finished(out / RECORDS)
+        _require_whole(out / RECORDS)
         yield Part(path=out / RECORDS, tokens=0, prompts_done=len(prompts), note="complete")
         return
     metadata = {"schema_version": SCHEMA_VERSION, "k_grid": size_grid(pair.vocab_size).tolist(), **run}
@@ -124,9 +124,10 @@ def _claim(out: Path, run: dict[str, Any], resume: bool) -> None:
         raise InputError(f"--resume: {out} holds another run: {difference}")
 
 
-def _finished(path: Path) -> pa.Table:
+def _require_whole(path: Path) -> None:
+    """RunError where finished records cannot be read."""
     try:
-        return read_records(path)
+        read_records(path)
     except InputError as error:
         raise RunError(f"{error}; remove it and --resume to record it again") from None
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from cuhlm_opt.artefacts import Estimate, SignalComparison, SignalTable
-from cuhlm_opt.bootstrap import LEVEL, RESAMPLES, ClusterBootstrap
-from cuhlm_opt.signals import Features, Signal, logistic
+from cuhlm_opt.bootstrap import LEVEL, RESAMPLES, ClusterBootstrap, percentile_interval
+from cuhlm_opt.signals import Features, Signal, logistic, regressors
 
 _Floats = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ _RIDGE = 1e-4
 
 def learn_combination(features: Features, beta: _Floats) -> _Floats:
     """Weights of `Signal.COMBINED`: logistic regression of beta in [0, 1] on the design, with a small ridge."""
-    design = features.design
+    design = regressors(features)
 
     def loss(weights: _Floats) -> tuple[float, _Floats]:
         value = design @ weights
@@ -86,29 +86,27 @@ def compare(
         A row for each signal, the one that skips most within a bias of 0.02, and those not significantly worse: the
         95 % interval of the difference reaches 0.
     """
-    counts = ClusterBootstrap.draw(int(prompt.max()) + 1, np.random.default_rng(0), resamples).counts
+    n_prompts = int(prompt.max()) + 1
+    counts = ClusterBootstrap.draw(n_prompts, np.random.default_rng(0), resamples).counts
     found, drawn = {}, {}
     for signal, u in values.items():
         ranked = _Ranked.by(u)
         found[signal] = ranked.figures(u, beta, np.ones(len(u)))
         drawn[signal] = np.array([ranked.figures(u, beta, row[prompt]) for row in counts])
-    rows = {
-        str(signal): SignalComparison(
-            r=_estimate(value[0], drawn[signal][:, 0]),
-            r2=float(value[0] ** 2),
-            auroc=_estimate(value[1], drawn[signal][:, 1]),
-            skip_rate={
-                f"{budget:g}": _estimate(value[2 + at], drawn[signal][:, 2 + at]) for at, budget in enumerate(BUDGETS)
-            },
+    rows = {}
+    for signal, values_found in found.items():
+        r, auroc, *skipped = (
+            _estimate(float(value), replicates, n_prompts)
+            for value, replicates in zip(values_found, drawn[signal].T, strict=True)
         )
-        for signal, value in found.items()
-    }
+        by_budget = {f"{budget:g}": skip for budget, skip in zip(BUDGETS, skipped, strict=True)}
+        rows[str(signal)] = SignalComparison(r=r, r2=float(values_found[0] ** 2), auroc=auroc, skip_rate=by_budget)
     place = 2 + BUDGETS.index(_RANKED_AT)
     best = max(found, key=lambda signal: found[signal][place])
     low = (1 - LEVEL) / 2
     alike = [s for s in found if np.quantile(drawn[best][:, place] - drawn[s][:, place], low) <= 0]
     return SignalTable(
-        n_prompts=int(prompt.max()) + 1,
+        n_prompts=n_prompts,
         rows=rows,
         best=str(best),
         not_worse=tuple(map(str, alike)),
@@ -126,8 +124,7 @@ def recommended(table: SignalTable, costs_s: Mapping[str, float]) -> str:
     return min(table.not_worse, key=lambda signal: costs_s[signal]) if known else table.best
 
 
-def _estimate(value: float, replicates: _Floats) -> Estimate:
-    known = replicates[np.isfinite(replicates)]
-    tails = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
-    ends = tuple(float(end) for end in np.quantile(known, tails)) if len(known) > 1 else None
-    return Estimate(value=float(value) if np.isfinite(value) else None, ci=ends)  # type: ignore[arg-type]
+def _estimate(value: float, replicates: _Floats, n_prompts: int) -> Estimate:
+    interval = percentile_interval(value, replicates, LEVEL, n_prompts)
+    known = np.isfinite((interval.low, interval.high)).all()
+    return Estimate(value=value if np.isfinite(value) else None, ci=(interval.low, interval.high) if known else None)

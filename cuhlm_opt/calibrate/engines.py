@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, Generic, Protocol, TypeVar
 
-from cuhlm_opt.errors import CuhlmError, RunError
+from cuhlm_opt.errors import CuhlmError, RunError, first_line
 from cuhlm_opt.models.pairs import Pair
 
 ATTEMPTS = 3
@@ -106,8 +106,7 @@ class Worker:
             reason = "a worker ran out of memory; finished parts are kept, go on with fewer --workers"
             return Outcome(error=RunError(reason))
         except Exception as error:  # an error of a library may not even be one that can be sent
-            line = (str(error).strip().splitlines() or [""])[0]
-            return Outcome(error=RunError(f"a worker failed: {type(error).__name__}: {line}"))
+            return Outcome(error=RunError(f"a worker failed: {type(error).__name__}: {first_line(error)}"))
 
 
 class WorkerLostError(Exception):

@@ -12,6 +12,7 @@ from cuhlm_opt.bootstrap import ClusterBootstrap, Interval, line_statistics, lin
 from cuhlm_opt.calibrate.compare import compare, learn_combination
 from cuhlm_opt.correlation import fit_isotonic, fit_linear, risk_averse_threshold, risk_prone_threshold
 from cuhlm_opt.records import Records, read_metadata, sha256_of
+from cuhlm_opt.runs import MOST_PROMPTS
 from cuhlm_opt.signals import Signal
 from cuhlm_opt.uncertainty import SAMPLES
 
@@ -38,8 +39,9 @@ def fit_domain(records: Records, samples: int = SAMPLES) -> DomainFit:
         weights = tuple(learn_combination(learned_on.features, learned_on.beta).tolist())
         rest = ClusterBootstrap.draw(judged_by.n_prompts, np.random.default_rng(0))
         signals[Signal.COMBINED] = _line(judged_by, Signal.COMBINED, rest, delta.value or 0.0, weights)
-        values = {signal: judged_by.signal(signal, weights) for signal in Signal}
-        comparison = compare(values, judged_by.beta, judged_by.prompt)
+        compared = judged_by.some_prompts(MOST_PROMPTS)
+        values = {signal: compared.signal(signal, weights) for signal in Signal}
+        comparison = compare(values, compared.beta, compared.prompt)
     return DomainFit(
         n_prompts=records.n_prompts,
         n_tokens=records.n_tokens,

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from cuhlm_opt.errors import InputError, RunError, unknown_name
+from cuhlm_opt.errors import InputError, RunError, first_line, unknown_name
 from cuhlm_opt.resources import calibration_dir
 
 HUMAN_EVAL = "human-eval"
@@ -130,9 +130,9 @@ def _load_dataset(source: str) -> list[Prompt]:
         with _quiet(datasets):
             splits = datasets.load_dataset(name, config or None)
     except (ConnectionError, TimeoutError) as error:
-        raise RunError(f"prompts {source!r}: the hub cannot be reached: {_line(error)}") from None
+        raise RunError(f"prompts {source!r}: the hub cannot be reached: {first_line(error)}") from None
     except Exception as error:  # the library's errors share no base class
-        raise InputError(f"prompts {source!r} cannot be loaded: {_line(error)}") from None
+        raise InputError(f"prompts {source!r} cannot be loaded: {first_line(error)}") from None
     if split not in splits and (split or len(splits) > 1):
         raise unknown_name(f"prompts {source!r}: split", split, splits)
     rows = splits[split or next(iter(splits))]
@@ -200,7 +200,3 @@ def _parse(line: str, default_id: str, where: str) -> Prompt:
         if not isinstance(fields[key], str) or not fields[key].strip():
             raise InputError(f"{where}: {key} {fields[key]!r} is not allowed; give a non-empty string")
     return Prompt(prompt_id=fields["id"], domain=fields["domain"], text=fields["prompt"])
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from cuhlm_opt.calibrate.engines import Crew, Outcome, Worker, WorkerLostError
-from cuhlm_opt.errors import InputError, RunError
+from cuhlm_opt.errors import InputError, RunError, first_line
 from cuhlm_opt.models.pairs import Pair
 
 ADDRESS_TIMEOUT_S = 20.0
@@ -50,7 +50,7 @@ class RayActors(Crew[Any]):
         try:
             ray.init(**start, **_OPTIONS)
         except (OSError, RuntimeError, ValueError) as error:
-            raise RunError(f"Ray does not start: {_line(error)}") from None
+            raise RunError(f"Ray does not start: {first_line(error)}") from None
         found = ray.cluster_resources()
         for option, each, unit in (("--threads", threads, "CPU"), ("--ray-gpus", gpus, "GPU")):
             if workers * each > found.get(unit, 0):
@@ -86,9 +86,9 @@ class RayActors(Crew[Any]):
         try:
             outcome: Outcome = self._ray.get(self._results.pop(worker))
         except self._ray.exceptions.RayTaskError as error:  # before a worker of ours had a say, as without this package
-            raise RunError(f"a worker of Ray failed: {_line(error.cause)}") from None
+            raise RunError(f"a worker of Ray failed: {first_line(error.cause)}") from None
         except self._ray.exceptions.RayError as error:
-            raise WorkerLostError(_line(error)) from None
+            raise WorkerLostError(first_line(error)) from None
         return outcome
 
 
@@ -105,7 +105,3 @@ def _require_answer(address: str) -> None:
     if knock.returncode:
         said = knock.stderr.strip().splitlines() or [f"exit code {knock.returncode}"]
         raise RunError(f"--ray-address {address!r} cannot be used: {said[-1]}")
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -131,7 +131,8 @@ def record(pair: Pair, prompts: Sequence[Prompt], collection: Collection) -> pa.
 def prompt_stream(seed: int, prompt_id: str) -> tuple[np.random.Generator, np.random.Generator]:
     """Random streams of one prompt, for the roll-out and for the scoring, from a hash of (seed, prompt_id)."""
     digest = hashlib.sha256(f"{seed}\n{prompt_id}".encode()).digest()
-    return tuple(map(np.random.default_rng, np.random.SeedSequence(int.from_bytes(digest)).spawn(2)))  # type: ignore[return-value]
+    rollout, scoring = np.random.SeedSequence(int.from_bytes(digest)).spawn(2)
+    return np.random.default_rng(rollout), np.random.default_rng(scoring)
 
 
 def _roll_out(

@@ -28,8 +28,9 @@ _DETAILED = ("u_bar", "u_mc")
 
 _ROLL_OUT_ONLY = (
     "max_tokens", "source", "temperature", "top_p", "convention", "exact_share", "seed", "batch_size", "context_length",
+    "threads", "engine", "workers", "ray_address", "ray_gpus",
 )  # fmt: skip
-"""What `--check` takes from the calibration."""
+"""What `--check` takes from the calibration, and who records, which is this process."""
 _CHECK_ONLY = ("records", "domain", "max_bias", "delta", "alpha")
 
 
@@ -201,7 +202,7 @@ def _refuse(context: typer.Context, names: "Iterable[str]", checking: bool) -> N
     for name in names:
         source = context.get_parameter_source(name)
         if source is not None and source.name != "DEFAULT":
-            reason = "is that of the calibration with --check" if checking else "goes with --check"
+            reason = "does not go with --check" if checking else "goes with --check"
             raise InputError(f"--{name.replace('_', '-')} {reason}; leave it out")
 
 

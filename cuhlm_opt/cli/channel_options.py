@@ -1,6 +1,6 @@
 """Options of the link, shared by the commands that take one."""
 
-from typing import Annotated, Any
+from typing import Annotated, TypedDict
 
 import typer
 
@@ -31,7 +31,17 @@ Adaptive = Annotated[
 Pipelined = Annotated[str, typer.Option(help="none, or eager: from each verdict the LLM reads on at once.")]
 
 
-def link_arguments(bandwidth: str | None, snr: str, rtt: str, downlink: str, overhead: str) -> dict[str, Any]:
+class LinkArguments(TypedDict):
+    """Of `solve`, in SI units."""
+
+    bandwidth_hz: float | None
+    snr_db: float
+    rtt_s: float
+    downlink_s: float
+    overhead_bits: float
+
+
+def link_arguments(bandwidth: str | None, snr: str, rtt: str, downlink: str, overhead: str) -> LinkArguments:
     """The options with units as arguments of `solve`."""
     return {
         "bandwidth_hz": None if bandwidth is None else parse_bandwidth_hz(bandwidth),

@@ -61,8 +61,13 @@ def report(
         raise InputError(f"--out {str(out)!r} is not allowed; give a file that ends in .html")
     if bandwidth is None and trace is None:
         bandwidth = "10MHz"
+    link = channel_options.link_arguments(bandwidth, snr, rtt, downlink, overhead)
     asked: Options = {
-        **channel_options.link_arguments(bandwidth, snr, rtt, downlink, overhead),  # type: ignore[typeddict-item]
+        "bandwidth_hz": link["bandwidth_hz"],
+        "snr_db": link["snr_db"],
+        "rtt_s": link["rtt_s"],
+        "downlink_s": link["downlink_s"],
+        "overhead_bits": link["overhead_bits"],
         "channel": channel,
         "coding": coding,
         "fixed_rate": fixed_rate,

@@ -1,6 +1,6 @@
 """`cuhlm-opt simulate`."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -47,7 +47,7 @@ def simulate(
         raise InputError(f"--precision {precision!r} is not allowed; give a number between 0 and 1, both excluded")
     if most < 2:
         raise InputError(f"--most {most!r} is not allowed; give a whole number from 2")
-    link: dict[str, Any] = options.link_arguments(bandwidth, snr, rtt, downlink, overhead)
+    link = options.link_arguments(bandwidth, snr, rtt, downlink, overhead)
     posed = pose(
         calibration,
         **link,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cuhlm_opt.errors import InputError, RunError, unknown_name
+from cuhlm_opt.errors import InputError, RunError, first_line, unknown_name
 from cuhlm_opt.models.feed import checked_chunks, require_numbers
 from cuhlm_opt.models.files import file_sha256
 from cuhlm_opt.models.tokenizer import Tokenizer
@@ -210,7 +210,8 @@ class TransformersModel:
                     **options,
                 ).logits
         except RuntimeError as error:
-            raise RunError(f"{self._source}: torch failed on a batch of shape {tokens.shape}: {_line(error)}") from None
+            said = first_line(error)
+            raise RunError(f"{self._source}: torch failed on a batch of shape {tokens.shape}: {said}") from None
         picked = logits if self._picks_logits else logits[:, wanted]
         rows: NDArray[np.float32] = picked.float().cpu().numpy()
         return rows
@@ -269,10 +270,11 @@ def hub_snapshot(repository: str) -> Path:
     try:
         return Path(snapshot_download(repository, allow_patterns=_SNAPSHOT))
     except (HFValidationError, RepositoryNotFoundError) as error:
-        raise InputError(f"model {repository!r} is no local folder and no hub repository: {_line(error)}") from None
+        said = first_line(error)
+        raise InputError(f"model {repository!r} is no local folder and no hub repository: {said}") from None
     except Exception as error:  # the network's errors share no base class
         raise RunError(
-            f"model {repository!r} is no local folder, and the model hub cannot be reached: {_line(error)}"
+            f"model {repository!r} is no local folder, and the model hub cannot be reached: {first_line(error)}"
         ) from None
 
 
@@ -282,7 +284,7 @@ def _device(torch: Any, device: str) -> Any:
         torch.empty(0, device=name)
         return torch.device(name)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"--device {device!r} is not allowed: {_line(error)}") from None
+        raise InputError(f"--device {device!r} is not allowed: {first_line(error)}") from None
 
 
 def _load(transformers: Any, source: str, dtype: Any, device: Any) -> tuple[Any, Any, list[Path]]:
@@ -303,7 +305,7 @@ def _load(transformers: Any, source: str, dtype: Any, device: Any) -> tuple[Any,
     except MemoryError:
         raise
     except Exception as error:  # loaders raise OSError, ValueError, KeyError, RuntimeError and errors of their own
-        raise InputError(f"model {source!r} cannot be loaded by transformers: {_line(error)}") from None
+        raise InputError(f"model {source!r} cannot be loaded by transformers: {first_line(error)}") from None
 
 
 def _eos_tokens(network: Any, tokenizer: Any) -> frozenset[int]:
@@ -324,7 +326,3 @@ def _quiet(logging: Any) -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(verbosity)
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

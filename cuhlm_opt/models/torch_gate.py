@@ -32,7 +32,6 @@ class BatchReading:
     """x in that order, float64, shape (B, |V|)."""
 
 
-@torch.no_grad()  # type: ignore[untyped-decorator, unused-ignore]
 def read_batch(
     logits: Any,
     uniforms: Any,
@@ -53,19 +52,21 @@ def read_batch(
         top_p: nucleus mass in (0, 1].
         theta_max: largest perturbing temperature, > 0.
     """
-    ordered, ids = torch.sort(logits, dim=-1, descending=True, stable=True)
-    gaps = ordered - ordered[:, :1]
-    masses = _masses(gaps, temperature, top_p)
-    place = _inversion(masses, uniforms)
-    chosen = torch.cat([place, torch.zeros_like(place)], dim=1)
-    u_bar = _u_bar(gaps, torch.gather(gaps, 1, chosen), theta_max)
-    tokens = torch.gather(ids, 1, chosen)
+    with torch.no_grad():
+        ordered, ids = torch.sort(logits, dim=-1, descending=True, stable=True)
+        gaps = ordered - ordered[:, :1]
+        masses = _masses(gaps, temperature, top_p)
+        place = _inversion(masses, uniforms)
+        chosen = torch.cat([place, torch.zeros_like(place)], dim=1)
+        u_bar = _u_bar(gaps, torch.gather(gaps, 1, chosen), theta_max)
+        tokens = torch.gather(ids, 1, chosen)
+        k = _smallest_size(masses, tolerance)
     return BatchReading(
         draft=tokens[:, 0],
         argmax=tokens[:, 1],
         u_bar=u_bar[:, 0],
         u_bar_argmax=u_bar[:, 1],
-        k=_smallest_size(masses, tolerance),
+        k=k,
         ids=ids,
         masses=masses,
     )

@@ -59,7 +59,7 @@ def explore(
 
     Args:
         calibration: as `pose` takes it.
-        options: those of the operating point.
+        options: those of the operating point; where they stand among the axes, the axes have the last word.
         axes: the grid.
         workers: processes; None takes one a core.
         progress: called with the number of points done.
@@ -75,11 +75,8 @@ def explore(
         "rtt_s": (options.get("rtt_s", 0.0),),
         "max_bias": tuple(axes.max_bias),
     }
-    fixed: Options = {**options, "bandwidth_hz": axes.bandwidth_hz[0]}
-    for name in ("mode", "snr_db", "rtt_s", "max_bias"):
-        fixed.pop(name, None)  # type: ignore[misc]
     with TemporaryDirectory() as folder:
-        plan = Sweep(axes=grid, calibration=calibration, options=fixed)
+        plan = Sweep(axes=grid, calibration=calibration, options=options)
         table = sweep(plan, Path(folder) / "grid.parquet", workers=workers, progress=progress)
     names = table.column("mode").to_pylist()
     modes = list(dict.fromkeys(names))

@@ -141,7 +141,6 @@ def _page(report: Report, calibration: Calibration, lines: dict[str, dict[str, s
         facts=facts(point),
         columns=MODE_COLUMNS,
         modes=[(row, mode_cells(row)) for row in point.baselines],
-        lines=lines,
         explorer=report.grid | {"start": start, "lines": lines},
         style=_text("page.css"),
         script=_text("explorer.js"),

@@ -33,7 +33,7 @@ BETS = ((1.0, 0.8), (0.5, 0.1), (0.2, 0.1))
 
 ASSUMPTIONS = (
     "contexts were drawn by the LLM alone; under its law the bound holds for whole answers of the hybrid (THEORY 4.8)",
-    "the loss is the skip risk of the gate u_bar <= t; truncation and quantisation are added to it as bounds",
+    "the loss is the skip risk of the gate, whatever its signal; truncation and quantisation are added to it as bounds",
     "models, sampling settings, length limit, backend and chunk plan are those of the records",
 )
 """What both certificates rest on besides the law of the prompts."""

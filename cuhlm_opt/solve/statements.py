@@ -305,8 +305,20 @@ def _records(problem: Problem, evidence: Evidence) -> list[str]:
         f"records: {records.n_tokens} positions of {records.n_prompts} prompts, domain {evidence.domain!r}, "
         f"temperature {_given_or_1(calibration.temperature)}, top-p {_given_or_1(calibration.top_p)}, "
         f"contexts {_CONTEXTS.get(source, source)}",
+        *_signal(problem.gate),
         *_sampled(problem.gate),
     ]
+
+
+def _signal(gate: Gate) -> list[str]:
+    """What a signal that was not read from the logits of these records rests on."""
+    if gate.signal is Signal.COMBINED:
+        return ["signal combined was learned on every other prompt of the domain; all figures rest on the others"]
+    if gate.signal.samples is not None:
+        return [
+            f"signal {gate.signal} was drawn given u_bar, which is its law for independent uniform temperatures [N]"
+        ]
+    return []
 
 
 def _sampled(gate: Gate) -> list[str]:

@@ -8,7 +8,8 @@ from synthetic_records import synthetic_positions, write_synthetic
 from cuhlm_opt.artefacts import Estimate, SignalComparison, SignalTable
 from cuhlm_opt.calibrate.compare import BUDGETS, compare, learn_combination, recommended
 from cuhlm_opt.cli.main import main
-from cuhlm_opt.signals import RecordedFeatures, Signal, logistic
+from cuhlm_opt.signals import RecordedFeatures, Signal, logistic, value_of
+from cuhlm_opt.solve import solve
 
 
 def drawn(prompts: int = 60, length: int = 20, seed: int = 0):
@@ -75,10 +76,10 @@ def test_combination_finds_the_weights_that_made_the_data():
     x_d = rng.random(20_000)
     zero = np.zeros(len(x_d))
     features = RecordedFeatures(u_bar=rng.random(len(x_d)), x_d=x_d, p_max=zero, margin=zero, entropy=zero)
-    beta = logistic(-2.0 + 3.0 * features.u_bar + 1.0 * features.of(Signal.X_D))
+    beta = logistic(-2.0 + 3.0 * features.u_bar + 1.0 * value_of(Signal.X_D, features))
     weights = learn_combination(features, beta)
-    assert np.corrcoef(features.of(Signal.COMBINED, weights), beta)[0, 1] > 0.999
-    assert np.max(np.abs(features.of(Signal.COMBINED, weights) - beta)) < 0.03
+    assert np.corrcoef(value_of(Signal.COMBINED, features, weights), beta)[0, 1] > 0.999
+    assert np.max(np.abs(value_of(Signal.COMBINED, features, weights) - beta)) < 0.03
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,15 @@ def test_solve_takes_any_of_them(folder, capsys, signal):
     command = ["solve", "--bandwidth", "10MHz", "--calibration", folder, "--domain", "code", "--policy", "budget"]
     assert main([*command, "--max-bias", "0.1", "--mode", "u-hlm", "--signal", signal]) == 0
     assert f"keep the draft when {signal} <= " in capsys.readouterr().out
+
+
+def test_solve_says_what_a_signal_rests_on(folder):
+    link = {"bandwidth_hz": 1e7, "domain": "code", "mode": "u-hlm"}
+    learned = " ".join(solve(folder, signal="combined", **link).assumptions)
+    assert "learned on every other prompt" in learned
+    assert "of 10 prompts" in learned  # of 20
+    assert "drawn given u_bar" in " ".join(solve(folder, signal="u_mc_5", **link).assumptions)
+    assert "gate u_bar" not in learned
 
 
 def test_the_table_is_printed_with_the_choice(folder, tmp_path, capsys):

@@ -80,7 +80,12 @@ def test_json_has_every_key_and_every_mode(folder):
     assert [entry["mode"] for entry in document["baselines"]] == [str(mode) for mode in Mode]
     assert all(set(ROW_KEYS) <= set(entry) for entry in document["baselines"])
     assert set(document["recommended"]) == {"mode", "reason"}
-    assert document["calibration"] == {"id": "synthetic", "pair": "synthetic", "domain": "code"}
+    assert document["calibration"] == {
+        "id": "synthetic",
+        "pair": "synthetic",
+        "domain": "code",
+        "models": {"name": "synthetic"},
+    }
 
 
 def test_round_trip_as_a_file(folder, tmp_path):
