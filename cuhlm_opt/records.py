@@ -6,12 +6,13 @@ Ranges: probabilities, masses, TV and uncertainties in [0, 1]; entropy in nats; 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import Any, Final, Self
+from typing import IO, Any, Final, Self
 
 import numpy as np
 import pyarrow as pa
@@ -257,20 +258,41 @@ def _quantised_shape(vocab_size: int) -> tuple[int, int, int]:
     return len(Quantiser), len(MEASURED_BITS), len(measured_sizes(vocab_size))
 
 
-def write_records(table: pa.Table, path: Path, metadata: Mapping[str, Any]) -> None:
-    """Write `table` with `metadata` atomically."""
-    table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()})
+def write_records(tables: Iterable[pa.Table], path: Path, metadata: Mapping[str, Any]) -> None:
+    """Write `tables`, of one schema, one after the other as one file, atomically; few of them are held at a time."""
     grids = [
         f"{name}.list.element"
         for name in ("tail_mass", "tv_x_xhat", "tv_redraw", "bias_exact", "tv_xhat_y", "tv_quantised")
     ]
-    dictionary = ["prompt_id", "domain", "source"]
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table, sink, row_group_size=_ROW_GROUP, compression="zstd", compression_level=12,
-        use_dictionary=dictionary, use_byte_stream_split=grids,
-    )  # fmt: skip
-    write_atomically(path, sink.getvalue().to_pybytes())
+    stored = {_METADATA_KEY: json.dumps(metadata, sort_keys=True).encode()}
+    groups = _row_groups(tables)
+    first = next(groups)
+    options = {
+        "compression": "zstd",
+        "compression_level": 12,
+        "use_dictionary": ["prompt_id", "domain", "source"],
+        "use_byte_stream_split": grids,
+    }
+    with (
+        replaced(path) as handle,
+        pq.ParquetWriter(handle, first.schema.with_metadata(stored), **options) as writer,
+    ):
+        for group in chain([first], groups):
+            writer.write_table(group.replace_schema_metadata(stored), row_group_size=_ROW_GROUP)
+
+
+def _row_groups(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of `tables`, so many together as make up a row group; at least one table, be it empty."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(map(len, held)) >= _ROW_GROUP:
+            rows = pa.concat_tables(held)
+            whole = len(rows) // _ROW_GROUP * _ROW_GROUP
+            yield rows.slice(0, whole)
+            held = [rows.slice(whole)] if whole < len(rows) else []
+    if held:
+        yield pa.concat_tables(held).combine_chunks()
 
 
 def read_records(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -283,10 +305,24 @@ def read_records(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
     Raises:
         InputError: the file is missing, cut, not parquet, of another schema version, or lacks a column (named).
     """
+    require_schema(path)
+    with _readable(path):
+        return pq.read_table(path, columns=None if columns is None else list(columns))
+
+
+def require_whole(path: Path) -> None:
+    """Read records piece by piece; InputError as `read_records`."""
+    require_schema(path)
+    with _readable(path):
+        for _ in pq.ParquetFile(path).iter_batches(_BATCH):
+            pass
+
+
+def require_schema(path: Path) -> pa.Schema:
+    """The schema of records; InputError as `read_records`, but for what shows only where the rows are read."""
     with _readable(path):
         schema = pq.read_schema(path)
-        table = pq.read_table(path, columns=None if columns is None else list(columns))
-    metadata = read_metadata(table)
+    metadata = read_metadata(schema)
     if metadata.get("schema_version") != SCHEMA_VERSION:
         version = metadata.get("schema_version")
         raise InputError(f"records {path}: schema version {version!r}; this release reads version {SCHEMA_VERSION}")
@@ -295,7 +331,7 @@ def read_records(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         if field.name not in schema.names or schema.field(field.name).type != field.type:
             found = schema.field(field.name).type if field.name in schema.names else "missing"
             raise InputError(f"records {path}: column {field.name!r} is {found}; this release reads {field.type}")
-    return table
+    return schema
 
 
 @contextmanager
@@ -309,47 +345,60 @@ def _readable(path: Path) -> Iterator[None]:
         raise InputError(f"records {path}: not a readable parquet file ({str(error).splitlines()[0]})") from None
 
 
-def read_metadata(table: pa.Table) -> dict[str, Any]:
-    """Metadata that `write_records` stored; empty where there is none."""
-    stored = (table.schema.metadata or {}).get(_METADATA_KEY)
+def read_metadata(rows: pa.Table | pa.Schema) -> dict[str, Any]:
+    """Metadata that `write_records` stored with a table or its schema; empty where there is none."""
+    schema = rows if isinstance(rows, pa.Schema) else rows.schema
+    stored = (schema.metadata or {}).get(_METADATA_KEY)
     metadata: dict[str, Any] = json.loads(stored) if stored else {}
     return metadata
 
 
-def rows_sha256(table: pa.Table) -> str:
-    """Hex SHA-256 of the rows of records, every column of them, as read from a file; its metadata does not enter."""
-    sink = pa.BufferOutputStream()
-    rows = table.replace_schema_metadata(None).combine_chunks()
-    with pa.ipc.new_stream(sink, rows.schema) as stream:
-        stream.write_table(rows)
-    return hashlib.sha256(sink.getvalue()).hexdigest()
+def rows_sha256(path: Path) -> str:
+    """Hex SHA-256 of the rows of records, column after column; neither metadata nor how they are stored enters."""
+    digest = hashlib.sha256()
+    for name in require_schema(path).names:
+        column = read_records(path, [name]).replace_schema_metadata(None).combine_chunks()
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, column.schema) as stream:
+            stream.write_table(column)
+        digest.update(sink.getvalue())
+    return digest.hexdigest()
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write a file so that at every moment either the old or the new content is there, whole.
+    """Write a file as `replaced` does."""
+    with replaced(path) as handle:
+        handle.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def replaced(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write, so that at every moment either the old or the new content is at `path`, whole.
+
+    Where the block raises, the old content stays.
 
     Raises:
         InputError: something else than a regular file is there, such as a device or a folder; it is left alone.
         RunError: the disk is full, read-only or gone.
     """
-    data = content.encode() if isinstance(content, str) else content
-    temporary: str | None = None
+    temporary: Path | None = None
     if path.exists() and not path.is_file():
         raise InputError(f"cannot write {path}: it exists and is no regular file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as handle:
-            temporary = handle.name
-            handle.write(data)
+            temporary = Path(handle.name)
+            yield handle
             handle.flush()
             os.fsync(handle.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     except OSError as error:
+        raise RunError(f"cannot write {path}: {error.strerror}") from None
+    finally:
         if temporary is not None:
             with suppress(OSError):
-                Path(temporary).unlink(missing_ok=True)
-        raise RunError(f"cannot write {path}: {error.strerror}") from None
+                temporary.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

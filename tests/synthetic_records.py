@@ -10,7 +10,7 @@ from cuhlm_opt.artefacts import Calibration, Floor, Times
 from cuhlm_opt.calibrate.fit import fit_records
 from cuhlm_opt.calibrate.score import Scoring, score_position
 from cuhlm_opt.distributions import sample, softmax
-from cuhlm_opt.records import SCHEMA_VERSION, read_records, record_schema, write_records
+from cuhlm_opt.records import SCHEMA_VERSION, record_schema, write_records
 from cuhlm_opt.truncation import size_grid
 from cuhlm_opt.uncertainty import mean_uncertainty
 
@@ -63,11 +63,8 @@ def synthetic_positions(
 
 def write_synthetic(folder: Path, table: pa.Table, metadata: dict, **settings) -> Calibration:
     """Write records and fitted calibration to `folder`."""
-    write_records(table, folder / "records.parquet", metadata)
+    write_records([table], folder / "records.parquet", metadata)
     settings = {"times": TIMES, "numeric_floor": FLOOR, **settings}
-    table = read_records(folder / "records.parquet")
-    calibration = fit_records(
-        table, folder / "records.parquet", calibration_id="synthetic", pair="synthetic", **settings
-    )
+    calibration = fit_records(folder / "records.parquet", calibration_id="synthetic", pair="synthetic", **settings)
     calibration.write(folder / "calibration.json")
     return calibration

@@ -42,14 +42,47 @@ METADATA = {"schema_version": 1, "k_grid": SIZES.tolist()}
 
 
 def test_round_trip_keeps_every_value(table, tmp_path):
-    write_records(table, tmp_path / "r.parquet", METADATA)
+    write_records([table], tmp_path / "r.parquet", METADATA)
     back = read_records(tmp_path / "r.parquet")
     assert back.to_pylist() == table.to_pylist()
     assert read_metadata(back) == METADATA
 
 
+def test_rows_that_are_written_are_not_held(table, tmp_path, monkeypatch):
+    """Memory while 240 tables are gathered is that of a few row groups, and the file is that of all of them."""
+    part = pa.concat_tables([table] * 200).combine_chunks()
+    group, tables = 2 * len(part), 240
+    monkeypatch.setattr("cuhlm_opt.records._ROW_GROUP", group)
+    before, most = pa.total_allocated_bytes(), 0
+
+    def parts():
+        nonlocal most
+        for _ in range(tables):
+            most = max(most, pa.total_allocated_bytes() - before)
+            yield pa.concat_tables([part.slice(0, 500), part.slice(500)]).combine_chunks()
+
+    write_records(parts(), tmp_path / "r.parquet", METADATA)
+    assert most < 12 * part.nbytes
+    file = pq.ParquetFile(tmp_path / "r.parquet")
+    assert {file.metadata.row_group(at).num_rows for at in range(file.num_row_groups)} == {group}
+    back = read_records(tmp_path / "r.parquet")
+    assert len(back) == tables * len(part)
+    assert back.slice((tables - 1) * len(part)).equals(part.cast(back.schema))
+
+
+def test_nothing_is_left_of_a_file_whose_parts_cannot_be_had(table, tmp_path):
+    def parts():
+        yield table
+        raise InputError("gone")
+
+    (tmp_path / "r.parquet").write_bytes(b"old")
+    with pytest.raises(InputError, match="gone"):
+        write_records(parts(), tmp_path / "r.parquet", METADATA)
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("r.parquet", b"old")]
+
+
 def test_records_of_a_domain_are_its_rows(table, tmp_path):
-    write_records(table, tmp_path / "r.parquet", METADATA)
+    write_records([table], tmp_path / "r.parquet", METADATA)
     records = Records.of(read_records(tmp_path / "r.parquet"), "a")
     rows = sorted(
         (row for row in table.to_pylist() if row["domain"] == "a"), key=lambda row: (row["prompt_id"], row["position"])
@@ -82,14 +115,14 @@ def test_some_prompts_are_whole_answers(table):
 
 
 def test_unknown_domain_names_the_known_ones(table, tmp_path):
-    write_records(table, tmp_path / "r.parquet", METADATA)
+    write_records([table], tmp_path / "r.parquet", METADATA)
     with pytest.raises(InputError, match="domain 'c' has no records; recorded: a, b"):
         Records.of(read_records(tmp_path / "r.parquet"), "c")
 
 
 def test_cut_file_is_refused_in_one_line(table, tmp_path):
     path = tmp_path / "r.parquet"
-    write_records(table, path, METADATA)
+    write_records([table], path, METADATA)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(InputError, match=r"r\.parquet: not a readable parquet file") as caught:
         read_records(path)
@@ -99,10 +132,10 @@ def test_cut_file_is_refused_in_one_line(table, tmp_path):
 def test_missing_file_other_version_and_missing_column_are_refused(table, tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_records(tmp_path / "none.parquet")
-    write_records(table, tmp_path / "v.parquet", {**METADATA, "schema_version": 99})
+    write_records([table], tmp_path / "v.parquet", {**METADATA, "schema_version": 99})
     with pytest.raises(InputError, match="schema version 99; this release reads version 1"):
         read_records(tmp_path / "v.parquet")
-    write_records(table.drop_columns(["beta"]), tmp_path / "c.parquet", METADATA)
+    write_records([table.drop_columns(["beta"])], tmp_path / "c.parquet", METADATA)
     with pytest.raises(InputError, match="column 'beta'"):
         read_records(tmp_path / "c.parquet")
     pq.write_table(table.replace_schema_metadata(None), tmp_path / "foreign.parquet")

@@ -1,7 +1,8 @@
 """Record the answers to prompts into a folder: resumable, deterministic, by any number of workers.
 
 Work is cut into parts of `lanes` prompts. A part is written whole or not at all; a run that was killed does the
-missing parts again. The rows of a part do not depend on which worker recorded it, nor when.
+missing parts again. The rows of a part do not depend on which worker recorded it, nor when. Memory is bounded by a part
+of each worker, and by a row group of the file that the parts are gathered in.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from cuhlm_opt.calibrate.engines import Engine, first_difference
 from cuhlm_opt.calibrate.prompts import Prompt
 from cuhlm_opt.calibrate.record import Collection, outline, record
 from cuhlm_opt.errors import InputError, RunError
-from cuhlm_opt.records import SCHEMA_VERSION, read_records, write_atomically, write_records
+from cuhlm_opt.records import SCHEMA_VERSION, read_records, require_whole, write_atomically, write_records
 from cuhlm_opt.truncation import size_grid
 
 RECORDS = "records.parquet"
@@ -92,11 +93,10 @@ def record_parts(
     missing = [path for path in parts if not path.exists()]
     recorded = engine.map(partial(record, collection=collection), [parts[path] for path in missing])
     for index, rows in recorded:
-        write_records(rows, missing[index], metadata)
+        write_records([rows], missing[index], metadata)
         done += len(parts[missing[index]])
         yield Part(path=missing[index], tokens=len(rows), prompts_done=done, note="recorded")
-    table = pa.concat_tables([read_records(path) for path in parts]).combine_chunks()
-    write_records(table, out / RECORDS, metadata)
+    write_records(map(read_records, parts), out / RECORDS, metadata)
     shutil.rmtree(out / _PARTS, ignore_errors=True)  # with what a kill left of a part in the writing
 
 
@@ -127,7 +127,7 @@ def _claim(out: Path, run: dict[str, Any], resume: bool) -> None:
 def _require_whole(path: Path) -> None:
     """RunError where finished records cannot be read."""
     try:
-        read_records(path)
+        require_whole(path)
     except InputError as error:
         raise RunError(f"{error}; remove it and --resume to record it again") from None
 
@@ -137,7 +137,7 @@ def _is_whole(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        read_records(path)
+        require_whole(path)
     except InputError:
         path.unlink()
         return False

@@ -4,14 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import Calibration, DomainFit, Estimate, Floor, SignalFit, Times
 from cuhlm_opt.bootstrap import ClusterBootstrap, Interval, line_statistics, line_sums, noise_statistics, noise_sums
 from cuhlm_opt.calibrate.compare import compare, learn_combination
 from cuhlm_opt.correlation import fit_isotonic, fit_linear, risk_averse_threshold, risk_prone_threshold
-from cuhlm_opt.records import Records, read_metadata, sha256_of
+from cuhlm_opt.records import Records, read_metadata, read_records, require_schema, sha256_of
 from cuhlm_opt.runs import MOST_PROMPTS
 from cuhlm_opt.signals import Signal
 from cuhlm_opt.uncertainty import SAMPLES
@@ -89,7 +88,6 @@ def cluster_mean(values: NDArray[np.float64], prompts: NDArray[np.integer]) -> E
 
 
 def fit_records(
-    table: pa.Table,
     path: Path,
     *,
     calibration_id: str,
@@ -101,15 +99,14 @@ def fit_records(
     """Fit every domain of the records at `path` apart.
 
     Args:
-        table: the records, as read from `path`.
-        path: their file, whose hash goes into the calibration.
+        path: the records, parquet; their hash goes into the calibration.
         calibration_id: name of the calibration.
         pair: name of the model pair.
         times: measured compute times, if known.
         numeric_floor: measured numeric floor, if known.
         provenance: what else is known of where the records come from.
     """
-    metadata = read_metadata(table)
+    metadata = read_metadata(require_schema(path))
     scoring = metadata.get("scoring", {})
     return Calibration(
         id=calibration_id,
@@ -117,8 +114,8 @@ def fit_records(
         pair=pair,
         vocab_size=int(metadata["k_grid"][-1]),
         domains={
-            domain: fit_domain(Records.of(table, domain), scoring.get("samples", SAMPLES))
-            for domain in sorted(set(table["domain"].to_pylist()))
+            domain: fit_domain(Records.read(path, domain), scoring.get("samples", SAMPLES))
+            for domain in sorted(read_records(path, ["domain"])["domain"].unique().to_pylist())
         },
         records_sha256=sha256_of(path),
         times=times,

@@ -111,7 +111,7 @@ def calibrate(
     if out is None:
         raise InputError("--out is missing; give a folder for the run")
     from cuhlm_opt.artefacts import OperatingPoint
-    from cuhlm_opt.calibrate.collect import RECORDS, collect
+    from cuhlm_opt.calibrate.collect import RECORDS, record_parts
     from cuhlm_opt.calibrate.engines import EngineName
     from cuhlm_opt.calibrate.fit import fit_records
     from cuhlm_opt.calibrate.prompts import load_prompt_sets
@@ -119,7 +119,7 @@ def calibrate(
     from cuhlm_opt.calibrate.score import Scoring
     from cuhlm_opt.decode.policy import check_point
     from cuhlm_opt.models.pairs import load_pair
-    from cuhlm_opt.records import read_metadata, rows_sha256
+    from cuhlm_opt.records import read_metadata, require_schema, rows_sha256
     from cuhlm_opt.uncertainty import ThetaConvention
 
     if source not in list(Source):
@@ -176,7 +176,8 @@ def calibrate(
     models = _engine(EngineName(engine), load, workers, threads, ray_address, ray_gpus)
     try:
         with TokenProgress(len(chosen)) as progress:
-            table = collect(models, chosen, collection, out, resume=resume, progress=progress)
+            for part in record_parts(models, chosen, collection, out, resume=resume):
+                progress(part.tokens, part.prompts_done, part.note)
         note.print("measuring compute times and the numeric floor", highlight=False)
         times, floor = models.call(partial(measure, prompts=chosen[:4], temperature=temperature))
     except KeyboardInterrupt:
@@ -184,14 +185,14 @@ def calibrate(
         raise typer.Exit(130) from None
     finally:
         models.close()
+    recorded = out / RECORDS
     calibration = fit_records(
-        table,
-        out / RECORDS,
+        recorded,
         calibration_id=out.name,
-        pair=read_metadata(table)["pair"]["name"],
+        pair=read_metadata(require_schema(recorded))["pair"]["name"],
         times=times,
         numeric_floor=floor,
-        provenance={"rows_sha256": rows_sha256(table)},
+        provenance={"rows_sha256": rows_sha256(recorded)},
     )
     calibration.write(out / CALIBRATION)
     _show(calibration, json, out / CALIBRATION)
@@ -233,8 +234,8 @@ def fit(
     table = read_records(records)
     target = out / RECORDS
     if not (target.exists() and target.samefile(records)):
-        write_records(table, target, read_metadata(table))
-    calibration = fit_records(table, target, calibration_id=out.name, pair=pair)
+        write_records([table], target, read_metadata(table))
+    calibration = fit_records(target, calibration_id=out.name, pair=pair)
     calibration.write(out / CALIBRATION)
     _show(calibration, json, out / CALIBRATION)
 

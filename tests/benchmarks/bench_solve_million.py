@@ -30,7 +30,7 @@ def replicate(source: Path, target: Path) -> None:
         rows.set_column(at, rows.schema.field(at), pc.binary_join_element_wise(rows.column(at), str(copy), "-"))
         for copy in range(-(-POSITIONS // len(rows)))
     ]
-    write_records(pa.concat_tables(copies).slice(0, POSITIONS), target / "records.parquet", read_metadata(table))
+    write_records([pa.concat_tables(copies).slice(0, POSITIONS)], target / "records.parquet", read_metadata(table))
     calibration = Calibration.read(source / "calibration.json")
     changes = {
         "records_sha256": sha256_of(target / "records.parquet"),

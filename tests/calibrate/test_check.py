@@ -55,9 +55,8 @@ def folder(rows, tmp_path_factory) -> Path:
     """A calibration of half of the recorded prompts."""
     path = tmp_path_factory.mktemp("half")
     half = pa.concat_tables([*rows["code"][:200], *rows["general"][:200]])
-    write_records(half, path / "records.parquet", read_metadata(half))
-    table = read_records(path / "records.parquet")
-    fit_records(table, path / "records.parquet", calibration_id="half", pair="p").write(path / "calibration.json")
+    write_records([half], path / "records.parquet", read_metadata(half))
+    fit_records(path / "records.parquet", calibration_id="half", pair="p").write(path / "calibration.json")
     return path
 
 
@@ -156,7 +155,7 @@ def test_contexts_of_another_source_are_refused(checked, rows):
 
 def test_the_command_on_records(folder, rows, tmp_path, capsys):
     stream = pa.concat_tables([*rows["code"][200:220], *rows["general"][200:]])
-    write_records(stream, tmp_path / "fresh.parquet", {**read_metadata(stream), "scoring": {"temperature": 0.7}})
+    write_records([stream], tmp_path / "fresh.parquet", {**read_metadata(stream), "scoring": {"temperature": 0.7}})
     arguments = ["calibrate", "--check", str(folder), "--records", str(tmp_path / "fresh.parquet")]
     assert main([*arguments, "--domain", "code", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import ray
 
@@ -26,7 +27,7 @@ from cuhlm_opt.errors import InputError, RunError
 from cuhlm_opt.models.feed import NanLogitError, require_numbers
 from cuhlm_opt.models.pairs import Pair, load_pair
 from cuhlm_opt.models.tiny import Role, TinyModel
-from cuhlm_opt.records import read_metadata, read_records, rows_sha256
+from cuhlm_opt.records import read_metadata, require_schema, rows_sha256, write_records
 
 PROMPTS = [Prompt(prompt_id=f"p{i}", domain="ab"[i % 2], text=f"prompt {i}") for i in range(22)]
 COLLECTION = Collection(max_tokens=6, lanes=2, scoring=Scoring(exact_share=0.3))
@@ -36,7 +37,9 @@ LOAD = partial(load_pair, "tiny", lanes=2)
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory) -> str:
     """Hash of the rows from one worker."""
-    return rows_sha256(collect(InProcess(LOAD()), PROMPTS, COLLECTION, tmp_path_factory.mktemp("run")))
+    folder = tmp_path_factory.mktemp("run")
+    collect(InProcess(LOAD()), PROMPTS, COLLECTION, folder)
+    return rows_sha256(folder / "records.parquet")
 
 
 @pytest.fixture(scope="module")
@@ -92,17 +95,23 @@ def process_id(pair: Pair) -> int:
 
 
 def test_rows_of_a_crew_are_those_of_one_worker(crew, tmp_path, undisturbed):
-    assert rows_sha256(collect(crew, PROMPTS, COLLECTION, tmp_path)) == undisturbed
+    collect(crew, PROMPTS, COLLECTION, tmp_path)
+    assert rows_sha256(tmp_path / "records.parquet") == undisturbed
 
 
 def test_the_hash_tells_rows_apart_and_nothing_else(tmp_path, undisturbed):
     table = collect(InProcess(LOAD()), PROMPTS, COLLECTION, tmp_path)
-    assert rows_sha256(table.replace_schema_metadata({"other": "metadata"})) == undisturbed
-    assert rows_sha256(table.slice(1)) != undisturbed
+
+    def hashed(*tables: pa.Table, **metadata: object) -> str:
+        write_records(tables, tmp_path / "other.parquet", read_metadata(table) | metadata)
+        return rows_sha256(tmp_path / "other.parquet")
+
+    assert hashed(table.slice(0, 7), table.slice(7), other="metadata") == undisturbed
+    assert hashed(table.slice(1)) != undisturbed
     changed = table["u_mc"].to_numpy().copy()
     changed[-1] = np.nextafter(changed[-1], np.float32(2))
     column = table.schema.get_field_index("u_mc")
-    assert rows_sha256(table.set_column(column, table.schema.field("u_mc"), [changed])) != undisturbed
+    assert hashed(table.set_column(column, table.schema.field("u_mc"), [changed])) != undisturbed
 
 
 def test_a_worker_that_is_killed_loses_and_doubles_nothing(crew, tmp_path):
@@ -309,9 +318,10 @@ def test_one_worker_two_of_ray_and_a_run_killed_three_times_have_the_same_rows(t
     ]
     assert len({fit["provenance"]["rows_sha256"] for fit in fits}) == 1
     assert [fit["domains"] for fit in fits[1:]] == [fits[0]["domains"]] * 2
-    tables = [read_records(tmp_path / name / "records.parquet") for name in ("killed", "one", "ray")]
-    assert {rows_sha256(table) for table in tables} == {fits[0]["provenance"]["rows_sha256"]}
-    assert [read_metadata(table) for table in tables[1:]] == [read_metadata(tables[0])] * 2
+    files = [tmp_path / name / "records.parquet" for name in ("killed", "one", "ray")]
+    assert {rows_sha256(file) for file in files} == {fits[0]["provenance"]["rows_sha256"]}
+    metadata = [read_metadata(require_schema(file)) for file in files]
+    assert metadata[1:] == metadata[:1] * 2
 
 
 def test_cut_records_are_named(tmp_path):
