@@ -96,6 +96,8 @@ class SignalComparison(Artefact):
     r: Estimate
     """Correlation with rejection, per token."""
     r2: float
+    r_binned: Estimate
+    """Correlation of the means of 20 bins of equal width, as published."""
     auroc: Estimate
     """Probability that a rejected draft has a larger signal than an accepted one, ties for half."""
     skip_rate: dict[str, Estimate]

@@ -100,6 +100,15 @@ def record_parts(
     shutil.rmtree(out / _PARTS, ignore_errors=True)  # with what a kill left of a part in the writing
 
 
+def begun_with(out: Path) -> int | None:
+    """The number of lanes of the run that `out` holds; None where it holds none."""
+    try:
+        lanes = json.loads((out / _RUN).read_text()).get("lanes")
+    except (OSError, ValueError, AttributeError):
+        return None  # a damaged one is named by `_claim`
+    return lanes if isinstance(lanes, int) else None
+
+
 def _identity(provenance: dict[str, Any], prompts: Sequence[Prompt], collection: Collection) -> dict[str, Any]:
     """What a run is, as JSON: two runs with the same identity have the same rows."""
     digest = hashlib.sha256(json.dumps([asdict(prompt) for prompt in prompts]).encode()).hexdigest()

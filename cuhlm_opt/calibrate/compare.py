@@ -21,6 +21,10 @@ BUDGETS = (0.01, 0.02, 0.05)
 """Biases at which skip rates are compared; signals are ranked at the middle one."""
 _RANKED_AT = 0.02
 _RIDGE = 1e-4
+BINS = 20
+"""Of equal width over [0, 1], in which means are correlated."""
+_BEFORE_SKIPPING = 3
+"""Figures of a signal before its skip rates."""
 
 
 def learn_combination(features: Features, beta: _Floats) -> _Floats:
@@ -51,7 +55,7 @@ class _Ranked:
         return cls(order, np.flatnonzero(np.diff(values[order], append=np.inf) > 0))
 
     def figures(self, values: _Floats, beta: _Floats, weights: _Floats) -> _Floats:
-        """(R, AUROC, skip rate at each of `BUDGETS`), positions weighted."""
+        """(R, R over bins, AUROC, skip rate at each of `BUDGETS`), positions weighted."""
         w, b = weights[self.order], beta[self.order]
         total = w.sum()
         count, risk = np.cumsum(w)[self.last], np.cumsum(w * b)[self.last]
@@ -61,7 +65,16 @@ class _Ranked:
         below = np.cumsum(accepted) - 0.5 * accepted
         pairs = rejected.sum() * accepted.sum()
         auroc = rejected @ below / pairs if pairs > 0 else np.nan
-        return np.array([_correlation(values[self.order], b, w), auroc, *skip])
+        return np.array([_correlation(values, beta, weights), _over_bins(values, beta, weights), auroc, *skip])
+
+
+def _over_bins(u: _Floats, beta: _Floats, weights: _Floats) -> float:
+    """Correlation of the means of bins."""
+    at = np.minimum((u * BINS).astype(int), BINS - 1)
+    count, *sums = (np.bincount(at, weights=weights * each, minlength=BINS) for each in (np.ones(len(u)), u, beta))
+    used = count > 0
+    mean_u, mean_beta = (each[used] / count[used] for each in sums)
+    return _correlation(mean_u, mean_beta, np.ones(len(mean_u)))
 
 
 def _correlation(u: _Floats, beta: _Floats, weights: _Floats) -> float:
@@ -95,13 +108,15 @@ def compare(
         drawn[signal] = np.array([ranked.figures(u, beta, row[prompt]) for row in counts])
     rows = {}
     for signal, values_found in found.items():
-        r, auroc, *skipped = (
+        r, r_binned, auroc, *skipped = (
             _estimate(float(value), replicates, n_prompts)
             for value, replicates in zip(values_found, drawn[signal].T, strict=True)
         )
         by_budget = {f"{budget:g}": skip for budget, skip in zip(BUDGETS, skipped, strict=True)}
-        rows[str(signal)] = SignalComparison(r=r, r2=float(values_found[0] ** 2), auroc=auroc, skip_rate=by_budget)
-    place = 2 + BUDGETS.index(_RANKED_AT)
+        rows[str(signal)] = SignalComparison(
+            r=r, r2=float(values_found[0] ** 2), r_binned=r_binned, auroc=auroc, skip_rate=by_budget
+        )
+    place = _BEFORE_SKIPPING + BUDGETS.index(_RANKED_AT)
     best = max(found, key=lambda signal: found[signal][place])
     low = (1 - LEVEL) / 2
     alike = [s for s in found if np.quantile(drawn[best][:, place] - drawn[s][:, place], low) <= 0]

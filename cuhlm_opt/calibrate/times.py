@@ -1,7 +1,8 @@
 """Compute times of a pair, as medians over warm repetitions: one SLM step, the gate, LLM passes over n tokens."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -12,6 +13,8 @@ from cuhlm_opt.models.protocol import LanguageModel
 from cuhlm_opt.signals import REGRESSORS, Signal
 
 PASS_SIZES = (1, 2, 4, 8, 16)
+BATCH_SIZES = (1, 2, 4, 8, 16)
+NEARLY = 1.05
 
 
 def measure_times(pair: Pair, prompt: list[int], repeats: int = 9) -> Times:
@@ -45,6 +48,33 @@ def measure_times(pair: Pair, prompt: list[int], repeats: int = 9) -> Times:
         llm_pass_s={n: _pass_s(pair.llm, prompt, n, repeats) for n in PASS_SIZES},
         signal_s={str(signal): _median_s(reading(signal), repeats) for signal in Signal},
     )
+
+
+def fastest_batch(model: LanguageModel, prompt: list[int], repeats: int = 5) -> int:
+    """Lanes to roll out side by side: the fewest whose time per token is within `NEARLY` of the best there is.
+
+    Args:
+        model: who rolls out; its lanes bound what is tried.
+        prompt: tokens of the context.
+        repeats: steps at each number of lanes; the median is kept.
+    """
+    seconds = {}
+    for lanes in (lanes for lanes in BATCH_SIZES if lanes <= model.lanes):
+        for lane in range(lanes):
+            model.truncate(lane, 0)
+            model.extend({lane: prompt}, last_only=True)
+        step = dict.fromkeys(range(lanes), prompt[-1:])
+        seconds[lanes] = _median_s(partial(model.extend, step, last_only=True), repeats) / lanes
+    return fewest_nearly_best(seconds)
+
+
+def fewest_nearly_best(seconds: Mapping[int, float]) -> int:
+    """The smallest key whose value is within `NEARLY` of the least.
+
+    >>> fewest_nearly_best({1: 2.0, 2: 1.06, 4: 1.03, 8: 1.0})
+    4
+    """
+    return min(lanes for lanes, each in seconds.items() if each <= NEARLY * min(seconds.values()))
 
 
 def _pass_s(model: LanguageModel, prompt: list[int], n: int, repeats: int) -> float:

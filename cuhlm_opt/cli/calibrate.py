@@ -1,6 +1,7 @@
 """`cuhlm-opt calibrate` and `cuhlm-opt fit`."""
 
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from cuhlm_opt.calibrate.engines import Engine, EngineName
+    from cuhlm_opt.calibrate.prompts import Prompt
+    from cuhlm_opt.calibrate.record import Source
     from cuhlm_opt.models.pairs import Pair
 
 CALIBRATION = "calibration.json"
@@ -62,11 +65,18 @@ def calibrate(
     ] = "uniform",
     exact_share: Annotated[float, typer.Option(help="Share of positions with the columns of exact bias.")] = 0.02,
     seed: Annotated[int, typer.Option(help="Seed of all draws.", min=0)] = 0,
-    batch_size: Annotated[int, typer.Option(help="Prompts side by side; part of the chunk plan.", min=1)] = 4,
+    batch_size: Annotated[
+        str,
+        typer.Option(
+            help="Prompts side by side, part of the chunk plan; auto: the fewest that are nearly as fast as any."
+        ),
+    ] = "4",
     context_length: Annotated[int, typer.Option(help="Tokens per prompt and answer.", min=8)] = 1024,
     backend: Annotated[str | None, typer.Option(help="llama.cpp or transformers.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda (transformers).")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16 (transformers).")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16, or auto: bfloat16 where it is faster (transformers).")
+    ] = "float32",
     threads: Annotated[
         int | None, typer.Option(help="CPU threads of each worker; default: this machine's, shared.", min=1)
     ] = None,
@@ -111,7 +121,7 @@ def calibrate(
     if out is None:
         raise InputError("--out is missing; give a folder for the run")
     from cuhlm_opt.artefacts import OperatingPoint
-    from cuhlm_opt.calibrate.collect import RECORDS, record_parts
+    from cuhlm_opt.calibrate.collect import RECORDS, begun_with, record_parts
     from cuhlm_opt.calibrate.engines import EngineName
     from cuhlm_opt.calibrate.fit import fit_records
     from cuhlm_opt.calibrate.prompts import load_prompt_sets
@@ -153,7 +163,6 @@ def calibrate(
         source=Source(source),
         max_tokens=max_tokens,
         seed=seed,
-        lanes=batch_size,
         operating_point=point,
         scoring=Scoring(
             temperature=temperature, top_p=top_p, convention=ThetaConvention(convention), exact_share=exact_share
@@ -169,10 +178,14 @@ def calibrate(
         backend=backend,
         device=device,
         dtype=dtype,
-        lanes=batch_size,
         context_length=context_length,
         threads=threads,
     )
+    lanes = begun_with(out) if batch_size == "auto" else _whole(batch_size)
+    if lanes is None:
+        lanes = _fastest_batch(load, collection.source, chosen[0])
+        note.print(f"--batch-size {lanes} is the fewest that is nearly as fast as any", highlight=False)
+    collection, load = replace(collection, lanes=lanes), partial(load, lanes=lanes)
     models = _engine(EngineName(engine), load, workers, threads, ray_address, ray_gpus)
     try:
         with TokenProgress(len(chosen)) as progress:
@@ -205,6 +218,28 @@ def _refuse(context: typer.Context, names: "Iterable[str]", checking: bool) -> N
         if source is not None and source.name != "DEFAULT":
             reason = "does not go with --check" if checking else "goes with --check"
             raise InputError(f"--{name.replace('_', '-')} {reason}; leave it out")
+
+
+def _whole(batch_size: str) -> int:
+    """The number that was asked for."""
+    if not (batch_size.isascii() and batch_size.isdigit() and int(batch_size)):
+        raise InputError(f"--batch-size {batch_size!r} is not allowed; give a whole number from 1, or auto")
+    return int(batch_size)
+
+
+def _fastest_batch(load: "Callable[..., Pair]", source: "Source", prompt: "Prompt") -> int:
+    """Measure on a pair that is loaded for it; the decoder answers one prompt at a time."""
+    from cuhlm_opt.calibrate.record import Source
+    from cuhlm_opt.calibrate.times import BATCH_SIZES, fastest_batch
+
+    if source is Source.HYBRID:
+        return 1
+    pair = load(lanes=max(BATCH_SIZES))
+    try:
+        model = pair.slm if source is Source.SLM else pair.llm
+        return fastest_batch(model, model.chat_tokens(prompt.text))
+    finally:
+        pair.close()
 
 
 def _engine(
@@ -279,16 +314,20 @@ def _print_signals(console: Console, domain: str, comparison: SignalTable, costs
 
     chosen = recommended(comparison, costs_s)
     budgets = list(next(iter(comparison.rows.values())).skip_rate)
-    title = f"signals in {domain}, compared on {comparison.n_prompts} prompts that nothing was learned on"
+    title = (
+        f"signals in {domain}, compared on {comparison.n_prompts} prompts that nothing was learned on: correlation R "
+        "per token and over 20 bins, AUROC, % skipped at a bias"
+    )
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    for name in ("signal", "R", "AUROC", *(f"skip at bias {budget}" for budget in budgets), "cost"):
-        table.add_column(name, justify="left" if name == "signal" else "right")
+    for name in ("signal", "R", "over bins", "AUROC", *(f"at {budget}" for budget in budgets), "cost"):
+        table.add_column(name, justify="left" if name == "signal" else "right", no_wrap=True)
     for name, row in comparison.rows.items():
         table.add_row(
             ("* " if name == chosen else "  ") + name,
-            _half(row.r, 3),
-            _half(row.auroc, 3),
-            *(_half(row.skip_rate[budget], 1, 100) + " %" for budget in budgets),
+            _half(row.r, 2),
+            _half(row.r_binned, 2),
+            _half(row.auroc, 2),
+            *(_half(row.skip_rate[budget], 0, 100) for budget in budgets),
             format_si(costs_s[name], "s") if name in costs_s else "-",
         )
     console.print(table)

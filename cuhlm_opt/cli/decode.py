@@ -33,7 +33,9 @@ def decode(
     llm: Annotated[str | None, typer.Option(help="LLM: hub id, folder or GGUF file, instead of --pair.")] = None,
     backend: Annotated[str | None, typer.Option(help="llama.cpp or transformers.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda (transformers).")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16 (transformers).")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16, or auto: bfloat16 where it is faster (transformers).")
+    ] = "float32",
     context_length: Annotated[int, typer.Option(help="Tokens of prompt and answer, at least 8.")] = 2048,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:

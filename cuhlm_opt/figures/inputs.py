@@ -1,8 +1,8 @@
 """What a figure may read: recorded results only, each of them checked to belong to the calibration.
 
-Names of inputs: `calibration`; `records`, with the calibration; `published`, the published linear models;
-`measured/NAME`, a JSON file of long measurements; `data/NAME`, a table that `data_NAME.py` made. With a question mark
-behind it, an input may be missing.
+Names of inputs: `calibration`; `records`, with the calibration; `published`, the published linear models; `pairs`, the
+shipped calibrations that were measured, beside the one in question; `measured/NAME`, a JSON file of long measurements;
+`data/NAME`, a table that `data_NAME.py` made. With a question mark behind it, an input may be missing.
 """
 
 import json
@@ -106,6 +106,16 @@ class Inputs:
         folders = sorted((calibration_dir() / "recorded").glob(f"{_PUBLISHED}*"))
         return {folder.name: Calibration.read(folder / CALIBRATION) for folder in folders}
 
+    @property
+    def pairs(self) -> dict[str, Calibration]:
+        """The calibration, then the other ones that are shipped and were measured, by name."""
+        self._declare("pairs")
+        folders = [path.parent for path in sorted((calibration_dir() / "recorded").glob(f"*/{CALIBRATION}"))]
+        shipped = [Calibration.read(folder / CALIBRATION) for folder in folders]
+        own = self.calibration
+        others = (each for each in shipped if each.kind == "measured" and each.records_sha256 != own.records_sha256)
+        return {each.id: each for each in (own, *others)}
+
     def measured(self, name: str) -> dict[str, Any]:
         """A long measurement; where it has a part about recorded prompts, that is under `recorded`."""
         self._declare(f"measured/{name}")
@@ -146,8 +156,9 @@ class Inputs:
             return sha256_of(self._measured_path(rest))
         if kind == "data":
             return sha256_of(self._data_path(rest))
-        if name == "published":
-            parts = [calibration.model_dump_json() for calibration in self.published.values()]
+        if name in ("published", "pairs"):
+            found = self.published if name == "published" else self.pairs
+            parts = [calibration.model_dump_json() for calibration in found.values()]
             return sha256("\n".join(parts).encode()).hexdigest()
         if name == "records":
             self._checked_records()  # whose hash stands in the calibration

@@ -59,7 +59,7 @@ def load_pair(
         backend: "llama.cpp" (GGUF files only) or "transformers"; None for the registered one, or llama.cpp for a GGUF
             file and transformers for anything else.
         device: "auto", "cpu", or a GPU such as "cuda".
-        dtype: of weights and caches in transformers; llama.cpp takes the file's.
+        dtype: of weights and caches in transformers, as `TransformersModel` takes it; llama.cpp takes the file's.
         lanes: sequences per model.
         context_length: tokens per lane.
         threads: CPU threads; None for all processors.

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,12 +19,14 @@ from cuhlm_opt.calibrate.engines import InProcess
 from cuhlm_opt.calibrate.prompts import Prompt
 from cuhlm_opt.calibrate.record import Collection, Source, prompt_stream
 from cuhlm_opt.calibrate.score import Scoring
+from cuhlm_opt.calibrate.times import BATCH_SIZES, fastest_batch
 from cuhlm_opt.cli.main import main
 from cuhlm_opt.decode.default_point import tiny_operating_point
 from cuhlm_opt.decode.loop import decode
 from cuhlm_opt.distributions import softmax
 from cuhlm_opt.errors import InputError, RunError
 from cuhlm_opt.models.pairs import load_pair
+from cuhlm_opt.models.tiny import Role, TinyModel
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.records import Records, read_metadata
 
@@ -96,6 +99,39 @@ def test_hybrid_contexts_by_command(tmp_path, capfd):
         assert main(["calibrate", *arguments]) == 2
         assert part in capfd.readouterr().err
     assert not elsewhere.exists()
+
+
+def test_batch_size_that_is_found_is_kept(pair, tmp_path, capfd):
+    """The first run measures, the second takes what the first began with."""
+    command = ["calibrate", "--pair", "tiny", "--limit", "3", "--max-tokens", "4", "--out", str(tmp_path / "run")]
+    assert main([*command, "--batch-size", "auto"]) == 0
+    found = int(re.search(r"--batch-size (\d+) is the fewest", capfd.readouterr().err)[1])
+    assert found in BATCH_SIZES
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["lanes"] == found
+    (tmp_path / "run" / "records.parquet").unlink()
+    assert main([*command, "--batch-size", "auto", "--resume"]) == 0
+    assert "is the fewest" not in capfd.readouterr().err
+    for wrong in ("0", "-1", "2.5", "many", ""):
+        assert main([*command, "--batch-size", wrong]) == 2
+        assert f"--batch-size {wrong!r} is not allowed; give a whole number from 1, or auto" in capfd.readouterr().err
+
+
+def test_every_number_of_lanes_is_timed_on_as_many_contexts(monkeypatch):
+    """A clock by which a pass costs 8, and 1 more for each lane: twice as many lanes pay until 16."""
+    clock, steps = [0.0], []
+
+    class Timed(TinyModel):
+        def extend(self, chunks, *, last_only=False):
+            clock[0] += 8 + len(chunks)
+            steps.append(len(chunks))
+            return super().extend(chunks, last_only=last_only)
+
+    monkeypatch.setattr("cuhlm_opt.calibrate.times.time.perf_counter", lambda: clock[0])
+    model = Timed(Role.LLM, lanes=16, context_length=64)
+    prompt = model.chat_tokens("ab")
+    assert fastest_batch(model, prompt) == 16
+    assert set(steps) == set(BATCH_SIZES)
+    assert fastest_batch(Timed(Role.LLM, lanes=5, context_length=64), prompt) == 4
 
 
 def test_mean_rejection_is_mean_total_variation(pair, tmp_path):

@@ -29,6 +29,9 @@ def test_figures_by_brute_force():
         row = table.rows[signal]
         assert row.r.value == pytest.approx(pearsonr(u, beta)[0])
         assert row.r2 == pytest.approx(row.r.value**2)
+        bins = [np.flatnonzero(np.floor(np.minimum(u, 0.999) * 20) == b) for b in range(20)]
+        means = np.array([(u[b].mean(), beta[b].mean()) for b in bins if len(b)])
+        assert row.r_binned.value == pytest.approx(pearsonr(*means.T)[0])
         above = [(u[i] > u[j]) + 0.5 * (u[i] == u[j]) for i in range(len(u)) for j in range(len(u))]
         weight = [beta[i] * (1 - beta[j]) for i in range(len(u)) for j in range(len(u))]
         # a pair of a position with itself stands in both sums
@@ -60,7 +63,9 @@ def test_intervals_hold_the_figure_of_the_population():
 
 
 def table_of(*not_worse: str) -> SignalTable:
-    row = SignalComparison(r=Estimate(value=0.5), r2=0.25, auroc=Estimate(value=0.8), skip_rate={})
+    row = SignalComparison(
+        r=Estimate(value=0.5), r2=0.25, r_binned=Estimate(value=0.9), auroc=Estimate(value=0.8), skip_rate={}
+    )
     return SignalTable(n_prompts=9, rows=dict.fromkeys(not_worse, row), best=not_worse[0], not_worse=not_worse)
 
 

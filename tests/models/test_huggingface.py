@@ -3,7 +3,7 @@ import pytest
 from protocol_checks import check_protocol, fresh
 
 from cuhlm_opt.errors import InputError, RunError
-from cuhlm_opt.models.huggingface import TransformersModel
+from cuhlm_opt.models.huggingface import TransformersModel, _faster_dtype
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -49,6 +49,28 @@ def folder(tmp_path_factory):
     )
     transformers.LlamaForCausalLM(config).save_pretrained(path)
     return path
+
+
+@pytest.mark.parametrize("faster", ["float32", "bfloat16"])
+def test_auto_is_the_dtype_in_which_a_layer_is_faster(folder, monkeypatch, faster):
+    """A clock that makes layers of the other dtype slow."""
+    linear, clock = torch.nn.Linear, [0.0]
+
+    def timed(*sizes, dtype, **options):
+        layer = linear(*sizes, dtype=dtype, **options)
+        layer.register_forward_hook(
+            lambda *_: clock.__setitem__(0, clock[0] + (1.0 if dtype == getattr(torch, faster) else 1.5))
+        )
+        return layer
+
+    monkeypatch.setattr("cuhlm_opt.models.huggingface.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr(torch.nn, "Linear", timed)
+    chosen = _faster_dtype(torch, torch.device("cpu"), width=8)
+    monkeypatch.undo()
+    assert chosen == faster
+    loaded = TransformersModel(str(folder), device="cpu", dtype="auto", context_length=48)
+    assert loaded.provenance()["dtype"] in ("float32", "bfloat16")
+    loaded.close()
 
 
 @pytest.fixture
