@@ -4,7 +4,6 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= demo-out
 PAIR := qwen2.5-coder
-RECORDED := calibration/recorded
 
 .PHONY: demo test lint types unit gpu-smoke bench measure readme figures figures-data figures-check calibration clean
 
@@ -58,7 +57,8 @@ bench: .venv/.dev
 measure: .venv/.dev
 	CUHLM_HYPOTHESIS=long $(BIN)/python -m pytest -n auto $$(grep -rl "@given" tests)
 	$(BIN)/python tests/long/measure_coverage.py --calibration $(PAIR) --out figures/measured/coverage.json
-	$(BIN)/python tests/long/measure_transfer.py --calibration $(PAIR) --out figures/measured/transfer.json
+	$(BIN)/python tests/long/measure_transfer.py --calibration $(PAIR) --calibration qwen2.5-coder-q2 --calibration smollm2-q2 --out figures/measured/transfer.json
+	$(BIN)/python tests/long/measure_contexts.py --calibration $(PAIR) --calibration smollm2-q2 --prompts 50 --max-bias 0.05 --work $(OUT)/contexts --out figures/measured/contexts.json
 	$(BIN)/python tests/long/measure_adaptive.py --out figures/measured/adaptive.json
 	$(BIN)/python tests/long/measure_decodes.py --out figures/measured/decodes.json
 	$(BIN)/python tests/long/measure_mutations.py --out figures/measured/mutations.json
@@ -82,14 +82,15 @@ figures-check: .venv/.dev
 readme: .venv/.dev
 	$(BIN)/python figures/readme_tables.py
 
-# Records the shipped sets again: about three hours on two cores. Resumes where it was stopped. The measured times are this machine's.
+# Records the shipped sets again, into $(OUT)/recorded: about three hours on two cores; resumes where it was stopped. Threads are part of
+# what a set is, since kernels split sums by them. The measured times are this machine's.
 calibration: calibration-$(PAIR) calibration-qwen2.5-coder-q2 calibration-smollm2-q2
 
 calibration-$(PAIR): LIMIT := 400
 calibration-%: LIMIT := 100
 calibration-%: .venv/.dev
 	$(BIN)/cuhlm-opt pairs fetch $*
-	$(BIN)/cuhlm-opt calibrate --pair $* --prompts stdlib --prompts general --limit $(LIMIT) --max-tokens 32 --out $(RECORDED)/$* --resume
+	$(BIN)/cuhlm-opt calibrate --pair $* --prompts stdlib --prompts general --limit $(LIMIT) --max-tokens 32 --threads 2 --out $(OUT)/recorded/$* --resume
 
 clean:
 	rm -rf .venv $(OUT) build dist

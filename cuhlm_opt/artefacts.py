@@ -97,7 +97,7 @@ class SignalComparison(Artefact):
     """Correlation with rejection, per token."""
     r2: float
     r_binned: Estimate
-    """Correlation of the means of 20 bins of equal width, as published."""
+    """Correlation of the means of 20 bins of equal width, as published; its interval is a jackknife over prompts."""
     auroc: Estimate
     """Probability that a rejected draft has a larger signal than an accepted one, ties for half."""
     skip_rate: dict[str, Estimate]

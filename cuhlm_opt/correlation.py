@@ -5,9 +5,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
+from scipy.special import ndtri
 
 from cuhlm_opt.distributions import Law
 from cuhlm_opt.errors import InputError
+
+BINS = 20
+"""Of equal width over [0, 1], in which means are correlated."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,7 @@ class LinearFit:
     n_prompts: int
 
 
-def fit_linear(u: Law, beta: Law, prompts: NDArray[np.integer], bins: int = 20) -> LinearFit:
+def fit_linear(u: Law, beta: Law, prompts: NDArray[np.integer], bins: int = BINS) -> LinearFit:
     """Fit E[beta | u] = a u + b by least squares.
 
     Args:
@@ -64,9 +68,56 @@ def fit_linear(u: Law, beta: Law, prompts: NDArray[np.integer], bins: int = 20) 
     )  # fmt: skip
 
 
-def bin_means(u: Law, beta: Law, bins: int = 20) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+def binned_correlation(u: Law, beta: Law, prompts: NDArray[np.integer]) -> tuple[float, float, tuple[float, float]]:
+    """Correlation of the means of `BINS` bins, its standard error, and its 95 % interval.
+
+    The jackknife over prompts: each is left out in turn. A bootstrap would not do, as resamples empty the bins of few
+    tokens, and so lie below the estimate. The interval is symmetric in Fisher's z and says how far R would scatter over
+    as many prompts; with more of them the means of bins scatter less, and R over bins is larger.
+
+    Args:
+        u: uncertainty per token, shape (n,), in [0, 1].
+        beta: rejection probability per token, shape (n,).
+        prompts: prompt index per token, shape (n,), 0 .. n_prompts - 1.
+
+    Returns:
+        (r, se, ends); nan where fewer than two prompts, or two bins, hold tokens.
+    """
+    n_prompts = int(prompts.max()) + 1
+    cells = np.asarray(prompts) * BINS + _bin_of(u, BINS)
+    sums = np.stack(
+        [
+            np.bincount(cells, weights=each, minlength=n_prompts * BINS).reshape(n_prompts, BINS)
+            for each in (np.ones(len(u)), u, beta)
+        ]
+    )
+    total = sums.sum(axis=1)
+    r = _over_bins(total)
+    left_out = np.array([_over_bins(total - sums[:, prompt]) for prompt in range(n_prompts)])
+    scatter = np.mean((left_out - left_out.mean()) ** 2) if n_prompts > 1 else np.nan
+    se = float(np.sqrt((n_prompts - 1) * scatter))
+    if not np.isfinite(se) or abs(r) >= 1:
+        return r, se, (np.nan, np.nan)
+    half = ndtri(0.975) * se / (1 - r * r)
+    low, high = np.tanh(np.arctanh(r) + np.array([-half, half]))
+    return r, se, (float(low), float(high))
+
+
+def _over_bins(sums: NDArray[np.float64]) -> float:
+    """Correlation of the means of bins from their counts and sums, shape (3, bins); nan where too few hold tokens."""
+    count, u, beta = sums[:, sums[0] > 0.5]
+    return _correlation(u / count, beta / count) if len(count) > 1 else np.nan
+
+
+def _bin_of(u: Law, bins: int) -> NDArray[np.int64]:
+    return np.minimum((np.asarray(u) * bins).astype(np.int64), bins - 1)
+
+
+def bin_means(
+    u: Law, beta: Law, bins: int = BINS
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Mean u, mean beta and number of tokens in each non-empty bin of equal width over [0, 1]."""
-    index = np.minimum((np.asarray(u) * bins).astype(int), bins - 1)
+    index = _bin_of(u, bins)
     count = np.bincount(index, minlength=bins)
     used = count > 0
     mean_u = np.bincount(index, weights=u, minlength=bins)[used] / count[used]

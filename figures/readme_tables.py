@@ -378,15 +378,21 @@ def _gain(row: dict[str, Any]) -> str:
 
 
 def transfer() -> str:
-    """What a threshold certified on one domain does on another, and how soon a change is noticed."""
+    """What a threshold certified on one domain does on another, of any pair, and how soon a change is noticed."""
     found = _measured("transfer")
-    _recorded("transfer")
+    _require_shipped("transfer")
     streams = {(_where(row["from"]), _where(row["to"])): row for row in found["streams"]}  # the last of each
     rows = [
-        ["certified on", "met on", "skip risk", "skipped", "refused", "half of them within", "95 % within", "by risk"]
-    ]
+        [
+            "certified on", "met on", "skip risk", "skipped", "after", "refused", "half of them within", "95 % within",
+            "by risk",
+        ]
+    ]  # fmt: skip
+    across = [cell for cell in found["matrix"] if cell["from"]["calibration"] != cell["to"]["calibration"]]
     for cell in found["matrix"]:
         own, other = _where(cell["from"]), _where(cell["to"])
+        if cell in across:
+            continue
         stream = streams[own, other]
         within = [stream[name] for name in ("tokens_median", "tokens_p95")]
         rows.append(
@@ -395,17 +401,63 @@ def transfer() -> str:
                 other,
                 f"{cell['risk']:.4f}{_span(cell['risk_ci'])}",
                 f"{cell['skip_rate']:.1%}",
+                "-" if own == other else f"{stream['after']} of {stream['after'] + stream['stream_prompts']}",
                 f"{stream['detected']:.1%}",
                 *("-" if tokens is None else f"{tokens:.0f} tokens" for tokens in within),
                 f"{stream['detected_by_budget']:.1%}",
             ]
         )
-    after = max(row["after"] for row in found["streams"])
+    risks, over = [cell["risk"] for cell in across], sum(cell["risk"] > found["eps"] for cell in across)
+    pairs_told = (
+        f" From pair to pair the skip risk lies between {min(risks):.4f} and {max(risks):.4f}, over the budget in "
+        f"{over} of {len(across)} cases (`cuhlm-opt figures transfer`): a threshold belongs to its pair."
+        if across
+        else ""
+    )
     return (
         f"{_markdown(rows)}\nBudget {found['eps']:g} per token, certified on every other prompt. Refused: share of "
         f"{found['streams'][0]['orders']} random orders in which the test refuses the calibration, at a stated error "
-        f"of {found['alpha']:.0%}; streams change after {after} prompts of the domain that was certified, or not at "
-        "all. By risk: by the first hypothesis, at any moment of the stream.\n"
+        f"of {found['alpha']:.0%}. After: prompts of the domain that was certified before the stream changes, of all "
+        "in the stream; where there is none it does not change. By risk: by the first hypothesis, at any moment of the "
+        f"stream.{pairs_told}\n"
+    )
+
+
+def contexts() -> str:
+    """Skip risk at one threshold on answers by the LLM, the decoder and the SLM."""
+    found = _measured("contexts")
+    _require_shipped("contexts")
+    rows = [
+        [
+            "",
+            "budget",
+            *(f"risk, {source} writes" for source in ("LLM", "hybrid", "SLM")),
+            "hybrid - LLM",
+            "summed over an answer",
+            "at most",
+        ]
+    ]
+    for name, part in found["recorded"].items():
+        for row in part["rows"]:
+            sources, allowed = row["sources"], row["moved_at_most_by_position"]
+            low, high = sources["hybrid"]["risk_moved_ci"]
+            rows.append(
+                [
+                    f"`{name}`, {row['domain']}",
+                    f"{row['max_bias']:g}",
+                    *(
+                        f"{sources[key]['risk']:.4f}{_span(sources[key]['risk_ci'])}"
+                        for key in ("llm", "hybrid", "slm")
+                    ),
+                    f"{sources['hybrid']['risk_moved']:+.4f} ({low:+.3f} to {high:+.3f})",
+                    f"{sources['hybrid']['summed_moved']:+.2f}{_span(sources['hybrid']['summed_moved_ci'])}",
+                    f"{np.sum(allowed):.1f}",
+                ]
+            )
+    return (
+        f"{_markdown(rows)}\n{found['prompts']} prompts a domain, answered by each; differences are paired by prompt, "
+        "in brackets 95 % bootstrap intervals over prompts. Summed over an answer: the same difference as a sum over "
+        "its tokens, mean over prompts; at most: what the bound on sequences allows it to be, as estimated.\n"
     )
 
 
@@ -493,10 +545,16 @@ def _recorded_domains(name: str) -> Iterator[tuple[str, Any]]:
 
 def _recorded(name: str) -> Any:
     """What was measured on the shipped records; it must have been these very records."""
-    recorded = _measured(name)["recorded"][PAIR]
-    if recorded["records_sha256"] != sha256_of(calibration_dir() / "recorded" / PAIR / "records.parquet"):
-        raise SystemExit(f"{MEASURED / name}.json was measured with other records; run make measure")
-    return recorded
+    _require_shipped(name)
+    return _measured(name)["recorded"][PAIR]
+
+
+def _require_shipped(name: str) -> None:
+    """SystemExit where a measurement used other records than those that are shipped."""
+    for calibration, part in _measured(name)["recorded"].items():
+        path = calibration_dir() / "recorded" / calibration / "records.parquet"
+        if part["records_sha256"] != sha256_of(path):
+            raise SystemExit(f"{MEASURED / name}.json was measured with other records than {path}; run make measure")
 
 
 def _reason(point: OperatingPoint) -> str:
@@ -520,6 +578,7 @@ def _filled(match: re.Match[str]) -> str:
         "adaptive": adaptive,
         "mutations": mutations,
         "transfer": transfer,
+        "contexts": contexts,
         "speculation": speculation,
         "speculation-links": speculation_links,
     }

@@ -100,13 +100,13 @@ def record_parts(
     shutil.rmtree(out / _PARTS, ignore_errors=True)  # with what a kill left of a part in the writing
 
 
-def begun_with(out: Path) -> int | None:
-    """The number of lanes of the run that `out` holds; None where it holds none."""
+def begun(out: Path) -> tuple[int, str | None] | None:
+    """Lanes and dtype of the run that `out` holds; None where it holds none, or one that `record_parts` refuses."""
     try:
-        lanes = json.loads((out / _RUN).read_text()).get("lanes")
-    except (OSError, ValueError, AttributeError):
-        return None  # a damaged one is named by `_claim`
-    return lanes if isinstance(lanes, int) else None
+        run = json.loads((out / _RUN).read_text())
+        return int(run["lanes"]), run["pair"]["slm"].get("dtype")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def _identity(provenance: dict[str, Any], prompts: Sequence[Prompt], collection: Collection) -> dict[str, Any]:

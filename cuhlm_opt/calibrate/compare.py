@@ -13,6 +13,7 @@ from scipy.optimize import minimize
 
 from cuhlm_opt.artefacts import Estimate, SignalComparison, SignalTable
 from cuhlm_opt.bootstrap import LEVEL, RESAMPLES, ClusterBootstrap, percentile_interval
+from cuhlm_opt.correlation import binned_correlation
 from cuhlm_opt.signals import Features, Signal, logistic, regressors
 
 _Floats = NDArray[np.float64]
@@ -21,10 +22,6 @@ BUDGETS = (0.01, 0.02, 0.05)
 """Biases at which skip rates are compared; signals are ranked at the middle one."""
 _RANKED_AT = 0.02
 _RIDGE = 1e-4
-BINS = 20
-"""Of equal width over [0, 1], in which means are correlated."""
-_BEFORE_SKIPPING = 3
-"""Figures of a signal before its skip rates."""
 
 
 def learn_combination(features: Features, beta: _Floats) -> _Floats:
@@ -55,7 +52,7 @@ class _Ranked:
         return cls(order, np.flatnonzero(np.diff(values[order], append=np.inf) > 0))
 
     def figures(self, values: _Floats, beta: _Floats, weights: _Floats) -> _Floats:
-        """(R, R over bins, AUROC, skip rate at each of `BUDGETS`), positions weighted."""
+        """(R, AUROC, skip rate at each of `BUDGETS`), positions weighted."""
         w, b = weights[self.order], beta[self.order]
         total = w.sum()
         count, risk = np.cumsum(w)[self.last], np.cumsum(w * b)[self.last]
@@ -65,16 +62,7 @@ class _Ranked:
         below = np.cumsum(accepted) - 0.5 * accepted
         pairs = rejected.sum() * accepted.sum()
         auroc = rejected @ below / pairs if pairs > 0 else np.nan
-        return np.array([_correlation(values, beta, weights), _over_bins(values, beta, weights), auroc, *skip])
-
-
-def _over_bins(u: _Floats, beta: _Floats, weights: _Floats) -> float:
-    """Correlation of the means of bins."""
-    at = np.minimum((u * BINS).astype(int), BINS - 1)
-    count, *sums = (np.bincount(at, weights=weights * each, minlength=BINS) for each in (np.ones(len(u)), u, beta))
-    used = count > 0
-    mean_u, mean_beta = (each[used] / count[used] for each in sums)
-    return _correlation(mean_u, mean_beta, np.ones(len(mean_u)))
+        return np.array([_correlation(values, beta, weights), auroc, *skip])
 
 
 def _correlation(u: _Floats, beta: _Floats, weights: _Floats) -> float:
@@ -108,15 +96,19 @@ def compare(
         drawn[signal] = np.array([ranked.figures(u, beta, row[prompt]) for row in counts])
     rows = {}
     for signal, values_found in found.items():
-        r, r_binned, auroc, *skipped = (
+        r, auroc, *skipped = (
             _estimate(float(value), replicates, n_prompts)
             for value, replicates in zip(values_found, drawn[signal].T, strict=True)
         )
         by_budget = {f"{budget:g}": skip for budget, skip in zip(BUDGETS, skipped, strict=True)}
         rows[str(signal)] = SignalComparison(
-            r=r, r2=float(values_found[0] ** 2), r_binned=r_binned, auroc=auroc, skip_rate=by_budget
+            r=r,
+            r2=float(values_found[0] ** 2),
+            r_binned=_over_bins(values[signal], beta, prompt),
+            auroc=auroc,
+            skip_rate=by_budget,
         )
-    place = _BEFORE_SKIPPING + BUDGETS.index(_RANKED_AT)
+    place = 2 + BUDGETS.index(_RANKED_AT)
     best = max(found, key=lambda signal: found[signal][place])
     low = (1 - LEVEL) / 2
     alike = [s for s in found if np.quantile(drawn[best][:, place] - drawn[s][:, place], low) <= 0]
@@ -137,6 +129,12 @@ def recommended(table: SignalTable, costs_s: Mapping[str, float]) -> str:
     """
     known = all(signal in costs_s for signal in table.not_worse)
     return min(table.not_worse, key=lambda signal: costs_s[signal]) if known else table.best
+
+
+def _over_bins(u: _Floats, beta: _Floats, prompt: NDArray[np.integer]) -> Estimate:
+    r, se, ends = binned_correlation(u, beta, prompt)
+    known = np.isfinite(ends).all()
+    return Estimate(value=r if np.isfinite(r) else None, se=se if known else None, ci=ends if known else None)
 
 
 def _estimate(value: float, replicates: _Floats, n_prompts: int) -> Estimate:

@@ -28,6 +28,7 @@ from cuhlm_opt.models.pairs import Pair
 from cuhlm_opt.models.protocol import LanguageModel
 from cuhlm_opt.records import record_schema
 from cuhlm_opt.truncation import size_grid
+from cuhlm_opt.uncertainty import ThetaConvention
 
 
 class Source(StrEnum):
@@ -56,6 +57,20 @@ class Collection:
     scoring: Scoring = field(default_factory=Scoring)
     operating_point: OperatingPoint | None = None
     """Where the hybrid decoder writes the contexts; for that source alone."""
+
+    @classmethod
+    def as_recorded(cls, provenance: Mapping[str, Any]) -> "Collection":
+        """How a calibration of this provenance was rolled out.
+
+        Raises:
+            KeyError, TypeError, ValueError: it does not say.
+        """
+        scoring = provenance["scoring"]
+        return cls(
+            source=Source(provenance["source"]),
+            scoring=Scoring(**{**scoring, "convention": ThetaConvention(scoring["convention"])}),
+            **{name: provenance[name] for name in ("max_tokens", "seed", "lanes", "chunk")},
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

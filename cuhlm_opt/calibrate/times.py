@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 
 from cuhlm_opt.artefacts import Times
+from cuhlm_opt.errors import RunError
 from cuhlm_opt.gate import Step, read_signal
 from cuhlm_opt.models.pairs import Pair
 from cuhlm_opt.models.protocol import LanguageModel
@@ -53,18 +54,31 @@ def measure_times(pair: Pair, prompt: list[int], repeats: int = 9) -> Times:
 def fastest_batch(model: LanguageModel, prompt: list[int], repeats: int = 5) -> int:
     """Lanes to roll out side by side: the fewest whose time per token is within `NEARLY` of the best there is.
 
+    Where the model fails at some number of lanes, as for want of memory, fewer are taken.
+
     Args:
         model: who rolls out; its lanes bound what is tried.
         prompt: tokens of the context.
         repeats: steps at each number of lanes; the median is kept.
     """
-    seconds = {}
-    for lanes in (lanes for lanes in BATCH_SIZES if lanes <= model.lanes):
+    seconds: dict[int, float] = {}
+
+    def one_step(lanes: int) -> None:
+        model.extend(dict.fromkeys(range(lanes), prompt[-1:]), last_only=True)
         for lane in range(lanes):
-            model.truncate(lane, 0)
-            model.extend({lane: prompt}, last_only=True)
-        step = dict.fromkeys(range(lanes), prompt[-1:])
-        seconds[lanes] = _median_s(partial(model.extend, step, last_only=True), repeats) / lanes
+            model.truncate(lane, len(prompt) - 1)
+
+    for lanes in (lanes for lanes in BATCH_SIZES if lanes <= model.lanes):
+        try:
+            for lane in range(lanes):
+                model.truncate(lane, 0)
+                if len(prompt) > 1:
+                    model.extend({lane: prompt[:-1]}, last_only=True)
+            seconds[lanes] = _median_s(partial(one_step, lanes), repeats) / lanes
+        except RunError:
+            if not seconds:
+                raise
+            break
     return fewest_nearly_best(seconds)
 
 

@@ -14,7 +14,7 @@ from rich.table import Table
 from cuhlm_opt.artefacts import Calibration, Estimate, Floor, SignalTable
 from cuhlm_opt.cli.check import Fresh, Use, check_calibration
 from cuhlm_opt.cli.progress import TokenProgress
-from cuhlm_opt.errors import InputError, unknown_name
+from cuhlm_opt.errors import InputError, RunError, unknown_name
 from cuhlm_opt.units import format_si
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from cuhlm_opt.calibrate.engines import Engine, EngineName
     from cuhlm_opt.calibrate.prompts import Prompt
-    from cuhlm_opt.calibrate.record import Source
+    from cuhlm_opt.calibrate.record import Collection
     from cuhlm_opt.models.pairs import Pair
 
 CALIBRATION = "calibration.json"
@@ -121,14 +121,14 @@ def calibrate(
     if out is None:
         raise InputError("--out is missing; give a folder for the run")
     from cuhlm_opt.artefacts import OperatingPoint
-    from cuhlm_opt.calibrate.collect import RECORDS, begun_with, record_parts
+    from cuhlm_opt.calibrate.collect import RECORDS, begun, record_parts
     from cuhlm_opt.calibrate.engines import EngineName
     from cuhlm_opt.calibrate.fit import fit_records
     from cuhlm_opt.calibrate.prompts import load_prompt_sets
     from cuhlm_opt.calibrate.record import Collection, Source, measure
     from cuhlm_opt.calibrate.score import Scoring
     from cuhlm_opt.decode.policy import check_point
-    from cuhlm_opt.models.pairs import load_pair
+    from cuhlm_opt.models.pairs import load_pair, settled_dtype
     from cuhlm_opt.records import read_metadata, require_schema, rows_sha256
     from cuhlm_opt.uncertainty import ThetaConvention
 
@@ -170,6 +170,10 @@ def calibrate(
     )
     note = Console(stderr=True)
     threads = threads or max(1, (os.cpu_count() or 1) // workers)
+    lanes, same_dtype = begun(out) or (None, None)
+    if dtype == "auto" and same_dtype is not None:
+        dtype = same_dtype
+    dtype = settled_dtype(dtype, device, pair, slm=slm, llm=llm, backend=backend)
     load = partial(
         load_pair,
         pair,
@@ -181,9 +185,12 @@ def calibrate(
         context_length=context_length,
         threads=threads,
     )
-    lanes = begun_with(out) if batch_size == "auto" else _whole(batch_size)
-    if lanes is None:
-        lanes = _fastest_batch(load, collection.source, chosen[0])
+    if batch_size != "auto":
+        lanes = _whole(batch_size)
+    elif engine == EngineName.RAY:
+        raise InputError("--batch-size 'auto' is measured on this machine; with --engine ray give a number")
+    elif lanes is None:
+        lanes = _fastest_batch(load, collection, chosen)
         note.print(f"--batch-size {lanes} is the fewest that is nearly as fast as any", highlight=False)
     collection, load = replace(collection, lanes=lanes), partial(load, lanes=lanes)
     models = _engine(EngineName(engine), load, workers, threads, ray_address, ray_gpus)
@@ -227,19 +234,27 @@ def _whole(batch_size: str) -> int:
     return int(batch_size)
 
 
-def _fastest_batch(load: "Callable[..., Pair]", source: "Source", prompt: "Prompt") -> int:
-    """Measure on a pair that is loaded for it; the decoder answers one prompt at a time."""
-    from cuhlm_opt.calibrate.record import Source
+def _fastest_batch(load: "Callable[..., Pair]", collection: "Collection", prompts: "list[Prompt]") -> int:
+    """Measure on a pair that is loaded for it, with as many lanes as it can have; the decoder answers one at a time."""
+    from cuhlm_opt.calibrate.record import Source, outline
     from cuhlm_opt.calibrate.times import BATCH_SIZES, fastest_batch
 
-    if source is Source.HYBRID:
+    if collection.source is Source.HYBRID:
         return 1
-    pair = load(lanes=max(BATCH_SIZES))
-    try:
-        model = pair.slm if source is Source.SLM else pair.llm
-        return fastest_batch(model, model.chat_tokens(prompt.text))
-    finally:
-        pair.close()
+    for most in sorted(BATCH_SIZES, reverse=True):
+        try:
+            pair = load(lanes=most)
+        except RunError:  # as where the memory holds no more
+            if most == min(BATCH_SIZES):
+                raise
+            continue
+        try:
+            outline(pair, prompts, collection.max_tokens)
+            model = pair.slm if collection.source is Source.SLM else pair.llm
+            return fastest_batch(model, model.chat_tokens(prompts[0].text))
+        finally:
+            pair.close()
+    raise AssertionError("some number of lanes is the least")
 
 
 def _engine(

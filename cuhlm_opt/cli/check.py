@@ -134,15 +134,10 @@ def _tables(
 
 def _collection(calibration: "Calibration") -> "Collection":
     """How the calibration was rolled out."""
-    from cuhlm_opt.calibrate.record import Collection, Source
-    from cuhlm_opt.calibrate.score import Scoring
-    from cuhlm_opt.uncertainty import ThetaConvention
+    from cuhlm_opt.calibrate.record import Collection
 
-    recorded = calibration.provenance
     try:
-        scoring = {**recorded["scoring"], "convention": ThetaConvention(recorded["scoring"]["convention"])}
-        settings: dict[str, Any] = {name: recorded[name] for name in ("max_tokens", "seed", "lanes", "chunk")}
-        return Collection(source=Source(recorded["source"]), scoring=Scoring(**scoring), **settings)
+        return Collection.as_recorded(calibration.provenance)
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(
             f"--check: calibration {calibration.id!r} does not say how it was rolled out ({error}); give --records"

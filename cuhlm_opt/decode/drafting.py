@@ -9,24 +9,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import OperatingPoint
-from cuhlm_opt.codec import LawCodec, coarse_codec, lumped_law
+from cuhlm_opt.codec import Message, lumped_law
+from cuhlm_opt.decode.wire import Wire
 from cuhlm_opt.distributions import sample
 from cuhlm_opt.gate import Step
-from cuhlm_opt.modes import Drafting, PendingData
+from cuhlm_opt.modes import Drafting
 from cuhlm_opt.verification import CoarseProposal, Proposal, Upload
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PendingDraft:
-    """A draft that waits to be tested, with its part of the message: `entries` of its law in `bits`.
+    """A draft that waits to be tested, with its part of the message: `entries` of its law.
 
     `stops` says that the device drafts no further behind it; `u` is its uncertainty where that was read.
     """
 
     token: int
     upload: Upload
+    message: Message
     entries: int
-    bits: int
     u: float | None
     stops: bool
 
@@ -48,29 +49,22 @@ class Drafter:
         point = self._point
         step = Step(logits, point.temperature, point.top_p)
         x, vocab_size, k = step.law, len(logits), point.k or 0
+        wire = Wire(point=point, vocab_size=vocab_size)
+        codec = wire.codec
         upload: Upload
-        if point.pending_data is PendingData.COARSE:
+        if wire.is_coarse:
             kept = step.largest(min(k, vocab_size - 1))  # one token at least makes the lump
-            codec = coarse_codec(vocab_size, point.b_prob, point.quantiser)
             message = codec.encode(kept, x[kept])
             kept, masses = codec.decode(message)
             token = sample(lumped_law(x, kept, masses), self._rng)
             upload = CoarseProposal(kept=kept, masses=masses, draft=token if token in kept else None)
         else:
             k = min(k, vocab_size)
-            whole = LawCodec(
-                vocab_size=vocab_size,
-                b_prob=point.b_prob,
-                format=point.format,
-                quantiser=point.quantiser,
-                down=True,
-                size=k,
-            )
-            message, law = whole.transmit(x, k)
+            message, law = codec.transmit(x, k)
             token = sample(law, self._rng)
             upload = Proposal(draft=token, law=law)
         u, stops = self._reads(step, token)
-        return PendingDraft(token=token, upload=upload, entries=k, bits=message.bits, u=u, stops=stops)
+        return PendingDraft(token=token, upload=upload, message=message, entries=k, u=u, stops=stops)
 
     def _reads(self, step: Step, token: int) -> tuple[float | None, bool]:
         """Uncertainty of a draft, and whether it stops drafting; a threshold of None lets every draft stop it."""

@@ -224,7 +224,7 @@ class _Run:
         self.steps[-len(tokens)] = replace(
             self.steps[-len(tokens)],
             entries=max((draft.entries for draft in pending), default=0),
-            payload_bits=sum(draft.bits for draft in pending),
+            payload_bits=sum(draft.message.bits for draft in pending),
             drafted=len(pending),
             read=read,
         )
@@ -258,7 +258,7 @@ class _Run:
                 skipped=False,
                 u=decision.u,
                 entries=decision.entries,
-                payload_bits=decision.payload_bits,
+                payload_bits=decision.message.bits,
                 accepted=None if isinstance(upload, Query) else ruling.accepted,
                 read=ruling.read,
                 state=self._device.state,

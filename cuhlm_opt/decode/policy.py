@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import OperatingPoint
 from cuhlm_opt.bounds import published_surrogate, smallest_within
-from cuhlm_opt.codec import LawCodec, Message, coarse_codec, lumped_law
+from cuhlm_opt.codec import LawCodec, Message, lumped_law
+from cuhlm_opt.decode.wire import EMPTY, Wire
 from cuhlm_opt.distributions import sample, total_variation
 from cuhlm_opt.errors import InputError, unknown_name
 from cuhlm_opt.gate import Step, read_signal
@@ -103,15 +104,17 @@ NO_ERROR = LawError(truncation=0.0, quantisation=0.0)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decision:
-    """Keep the draft (`upload` is None), or send `upload`, which holds `entries` vocabulary entries in `payload_bits`.
+    """Keep the draft (`upload` is None), or send `message`, which holds `entries` vocabulary entries.
+
+    `upload` is what the server makes of it, and of the draft where it is told.
 
     `u` is the signal of the draft, None where the decision did not need it. `skippable` is what the gate came to know
     of the whole skippable set.
     """
 
     upload: Upload | None
+    message: Message = EMPTY
     entries: int = 0
-    payload_bits: int = 0
     u: float | None = None
     skippable: Skippable | None = None
 
@@ -142,12 +145,12 @@ class Device:
         step = Step(logits, self._point.temperature, self._point.top_p)
         everything = self._threshold is not None and self._threshold >= 1  # kept, so that nothing is sent or decoded
         if self._mode is Mode.EXACT and not everything:
-            message, law = self._codec(len(logits)).transmit(step.law, _given(self._point.k))
+            message, law = self._codec(len(logits)).transmit(step.law, min(_given(self._point.k), len(logits)))
             return Draft(token=sample(law, self._rng), step=step, decoded=law, message=message)
         if self._mode is Mode.COARSE and self._threshold is not None and not everything:
             reading = _read_gate(step, self._threshold)
             kept = reading.skippable(step.masses(reading.tokens), self._threshold)
-            codec = self._coarse(len(logits))
+            codec = self._codec(len(logits))
             message = codec.encode(kept.tokens, kept.masses)
             law = lumped_law(step.law, *codec.decode(message))
             return Draft(token=sample(law, self._rng), step=step, decoded=law, message=message, reading=reading)
@@ -219,13 +222,13 @@ class Device:
 
     def _ask(self, draft: Draft, u: float | None, skippable: Skippable | None) -> Decision:
         """Write the upload of a draft that is not kept."""
-        vocab_size, message = len(draft.step.logits), draft.message
+        vocab_size, message = len(draft.step.logits), draft.message or EMPTY
         upload: Upload
         match self._mode:
             case Mode.QUERY:
                 upload, entries = Query(), 0
             case Mode.COARSE:
-                kept, masses = self._coarse(vocab_size).decode(message or Message(0, b""))
+                kept, masses = self._codec(vocab_size).decode(message)
                 upload, entries = CoarseProposal(kept=kept, masses=masses, draft=None), len(kept)
             case Mode.EXACT:
                 upload = Proposal(draft=draft.token, law=draft.law)
@@ -236,25 +239,10 @@ class Device:
                     u, entries = self._truncation_size(draft, u)
                 message, decoded = self._codec(vocab_size).transmit(draft.law, entries)
                 upload = Proposal(draft=draft.token, law=decoded)
-        bits = 0 if message is None else message.bits
-        return Decision(upload=upload, entries=entries, payload_bits=bits, u=u, skippable=skippable)
-
-    def _coarse(self, vocab_size: int) -> LawCodec:
-        return coarse_codec(vocab_size, self._point.b_prob, self._point.quantiser)
+        return Decision(upload=upload, message=message, entries=entries, u=u, skippable=skippable)
 
     def _codec(self, vocab_size: int) -> LawCodec:
-        """The codec of laws; both sides know k but where it varies."""
-        point, size = self._point, vocab_size
-        if self._mode in (Mode.CU_HLM_OFFLINE, Mode.EXACT):
-            size = min(_given(point.k), vocab_size)
-        return LawCodec(
-            vocab_size=vocab_size,
-            b_prob=point.b_prob,
-            format=point.format,
-            quantiser=point.quantiser,
-            down=self._mode is Mode.EXACT,
-            size=None if self._mode is Mode.CU_HLM_ONLINE else size,
-        )
+        return Wire(point=self._point, vocab_size=vocab_size).codec
 
     def _truncation_size(self, draft: Draft, u: float | None) -> tuple[float | None, int]:
         """(u, k): the fixed k, the smallest within the bound, or by the published surrogate, which reads the draft."""

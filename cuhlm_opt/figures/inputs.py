@@ -113,7 +113,7 @@ class Inputs:
         folders = [path.parent for path in sorted((calibration_dir() / "recorded").glob(f"*/{CALIBRATION}"))]
         shipped = [Calibration.read(folder / CALIBRATION) for folder in folders]
         own = self.calibration
-        others = (each for each in shipped if each.kind == "measured" and each.records_sha256 != own.records_sha256)
+        others = (each for each in shipped if each.kind == "measured" and each.id != own.id)
         return {each.id: each for each in (own, *others)}
 
     def measured(self, name: str) -> dict[str, Any]:

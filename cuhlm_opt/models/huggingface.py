@@ -18,6 +18,8 @@ from cuhlm_opt.models.files import file_sha256
 from cuhlm_opt.models.tokenizer import Tokenizer
 
 DTYPES = ("float32", "bfloat16", "float16")
+_CLEARLY = 0.9
+"""A dtype takes at most this share of another's time where it is clearly faster."""
 _SNAPSHOT = ["*.json", "*.jinja", "*.model", "*.safetensors", "*.txt"]
 
 
@@ -35,8 +37,7 @@ class TransformersModel:
         source: hub id, local folder, or GGUF file (dequantised to `dtype`).
         lanes: independent sequences.
         device: "auto" for a GPU where there is one, or a torch device.
-        dtype: of weights and cache: float32, bfloat16, float16, or "auto" for bfloat16 where a layer is faster in it
-            than in float32. Another dtype has other laws, by its rounding; `provenance` names it.
+        dtype: of weights and cache: float32, bfloat16 or float16. Another dtype has other laws, by its rounding.
         context_length: tokens per lane.
         threads: CPU threads of torch, process-wide; None leaves them.
 
@@ -60,14 +61,13 @@ class TransformersModel:
             import transformers
         except ModuleNotFoundError as error:
             raise InputError(f"{error.name} is not installed; pip install 'cuhlm-opt[models]'") from None
-        if dtype not in (*DTYPES, "auto"):
+        if dtype not in DTYPES:
             raise unknown_name("--dtype", dtype, (*DTYPES, "auto"))
         self._torch, self._new_cache = torch, transformers.DynamicCache
         self._version = transformers.__version__
         self._device = _device(torch, device)
         if threads is not None:
             torch.set_num_threads(threads)
-        dtype = _faster_dtype(torch, self._device) if dtype == "auto" else dtype
         self._source, self._dtype = source, dtype
         with _quiet(transformers.utils.logging):
             self._network, self._tokenizer, self._weights = _load(
@@ -290,12 +290,25 @@ def _device(torch: Any, device: str) -> Any:
         raise InputError(f"--device {device!r} is not allowed: {first_line(error)}") from None
 
 
-def _faster_dtype(torch: Any, device: Any, width: int = 1024, repeats: int = 5) -> str:
-    """bfloat16 where a layer of few tokens takes less time in it on `device`, else float32."""
-    seconds = {}
+def faster_dtype(device: str, width: int = 4096, repeats: int = 5) -> str:
+    """bfloat16 where a layer of few tokens takes clearly less time in it, else float32.
+
+    Args:
+        device: "auto" for a GPU where there is one, or a torch device.
+        width: of the layer; large enough that its weights do not stay in a cache.
+        repeats: the least time of so many counts.
+
+    Raises:
+        InputError: torch is not installed, or the device cannot be had.
+    """
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error.name} is not installed; pip install 'cuhlm-opt[models]'") from None
+    where, seconds = _device(torch, device), {}
     for name in ("float32", "bfloat16"):
-        layer = torch.nn.Linear(width, 4 * width, bias=False, device=device, dtype=getattr(torch, name))
-        tokens = torch.zeros((4, width), device=device, dtype=getattr(torch, name))
+        layer = torch.nn.Linear(width, width, bias=False, device=where, dtype=getattr(torch, name))
+        tokens = torch.zeros((4, width), device=where, dtype=getattr(torch, name))
         durations = []
         with torch.inference_mode():
             for _ in range(1 + repeats):
@@ -303,7 +316,7 @@ def _faster_dtype(torch: Any, device: Any, width: int = 1024, repeats: int = 5) 
                 float(layer(tokens).sum())  # waits for the device
                 durations.append(time.perf_counter() - start)
         seconds[name] = min(durations[1:])
-    return min(seconds, key=lambda name: seconds[name])
+    return "bfloat16" if seconds["bfloat16"] < _CLEARLY * seconds["float32"] else "float32"
 
 
 def _load(transformers: Any, source: str, dtype: Any, device: Any) -> tuple[Any, Any, list[Path]]:

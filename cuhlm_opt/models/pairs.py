@@ -59,7 +59,7 @@ def load_pair(
         backend: "llama.cpp" (GGUF files only) or "transformers"; None for the registered one, or llama.cpp for a GGUF
             file and transformers for anything else.
         device: "auto", "cpu", or a GPU such as "cuda".
-        dtype: of weights and caches in transformers, as `TransformersModel` takes it; llama.cpp takes the file's.
+        dtype: of weights and caches in transformers, "auto" for `faster_dtype`; llama.cpp takes the file's.
         lanes: sequences per model.
         context_length: tokens per lane.
         threads: CPU threads; None for all processors.
@@ -75,6 +75,7 @@ def load_pair(
         raise InputError(f"lanes {lanes} and context_length {context_length} must be at least 1")
     if backend is not None and backend not in list(Backend):
         raise unknown_name("--backend", backend, list(Backend))
+    dtype = settled_dtype(dtype, device, name, slm=slm, llm=llm, backend=backend)
     options = _Options(device=device, dtype=dtype, lanes=lanes, context_length=context_length, threads=threads)
     if slm is None and llm is None:
         pair_name, sources = _registered(name, backend)
@@ -99,6 +100,29 @@ def load_pair(
         small.close()
         raise
     return Pair(name=pair_name, slm=small, llm=large)
+
+
+def settled_dtype(
+    dtype: str,
+    device: str,
+    name: str | None = None,
+    *,
+    slm: str | None = None,
+    llm: str | None = None,
+    backend: str | None = None,
+) -> str:
+    """The dtype itself; for "auto" what `faster_dtype` finds, where transformers loads. Takes what `load_pair` does."""
+    if dtype != "auto":
+        return dtype
+    sources = [source for source in (slm, llm) if source is not None]
+    backends = {_backend_of(source, backend) for source in sources}
+    if not sources:
+        backends = {Backend(backend) if backend in list(Backend) else registry().pair(name).backend}
+    if Backend.TRANSFORMERS not in backends:
+        return "float32"
+    from cuhlm_opt.models.huggingface import faster_dtype
+
+    return faster_dtype(device)
 
 
 def check_vocabularies(slm: LanguageModel, llm: LanguageModel) -> None:

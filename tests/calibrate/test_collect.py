@@ -111,6 +111,8 @@ def test_batch_size_that_is_found_is_kept(pair, tmp_path, capfd):
     (tmp_path / "run" / "records.parquet").unlink()
     assert main([*command, "--batch-size", "auto", "--resume"]) == 0
     assert "is the fewest" not in capfd.readouterr().err
+    assert main([*command, "--batch-size", "auto", "--engine", "ray", "--resume"]) == 2
+    assert "with --engine ray give a number" in capfd.readouterr().err
     for wrong in ("0", "-1", "2.5", "many", ""):
         assert main([*command, "--batch-size", wrong]) == 2
         assert f"--batch-size {wrong!r} is not allowed; give a whole number from 1, or auto" in capfd.readouterr().err
@@ -132,6 +134,14 @@ def test_every_number_of_lanes_is_timed_on_as_many_contexts(monkeypatch):
     assert fastest_batch(model, prompt) == 16
     assert set(steps) == set(BATCH_SIZES)
     assert fastest_batch(Timed(Role.LLM, lanes=5, context_length=64), prompt) == 4
+
+    class Small(Timed):
+        def extend(self, chunks, *, last_only=False):
+            if len(chunks) > 2:
+                raise RunError("no memory")
+            return super().extend(chunks, last_only=last_only)
+
+    assert fastest_batch(Small(Role.LLM, lanes=16, context_length=len(prompt)), prompt) == 2
 
 
 def test_mean_rejection_is_mean_total_variation(pair, tmp_path):

@@ -62,6 +62,16 @@ def test_intervals_hold_the_figure_of_the_population():
     assert held >= 33  # below with probability under 0.001 at 95 %, 0.1 at 90 %
 
 
+def test_the_scatter_of_r_over_bins_is_as_told():
+    """Over 40 sets of prompts its standard error is that of the sets; every interval holds its estimate."""
+    found = [compare(*drawn(60, 20, seed=seed), resamples=10).rows["u_mc_5"].r_binned for seed in range(40)]
+    assert all(each.ci[0] < each.value < each.ci[1] < 1 for each in found)
+    scatter = np.std([each.value for each in found])
+    assert (
+        0.6 * scatter < np.mean([each.se for each in found]) < 1.8 * scatter
+    )  # of 40: within 1.4 at 3 standard errors
+
+
 def table_of(*not_worse: str) -> SignalTable:
     row = SignalComparison(
         r=Estimate(value=0.5), r2=0.25, r_binned=Estimate(value=0.9), auroc=Estimate(value=0.8), skip_rate={}

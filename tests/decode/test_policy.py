@@ -113,13 +113,13 @@ def test_the_coarse_message_is_the_same_whatever_the_draft() -> None:
         np.testing.assert_array_equal(message.upload.kept, sent[0].upload.kept)  # type: ignore[union-attr]
         masses = rounded_down(softmax(SKIPPABLE)[message.upload.kept], 8)
         np.testing.assert_allclose(message.upload.masses, masses, rtol=1e-12)
-        assert message.payload_bits == len(message.upload.kept) * (8 + INDEX_BITS)
+        assert message.message.bits == len(message.upload.kept) * (8 + INDEX_BITS)
 
 
 def test_a_coarse_message_without_skippable_tokens_is_empty() -> None:
     message = decide("coarse", 0, UNSURE)
     assert isinstance(message.upload, CoarseProposal)
-    assert (len(message.upload.kept), message.payload_bits) == (0, 0)
+    assert (len(message.upload.kept), message.message.bits) == (0, 0)
 
 
 def test_coarse_leaves_out_tokens_that_top_p_forbids() -> None:
@@ -145,7 +145,7 @@ def test_coarse_leaves_out_tokens_that_top_p_forbids() -> None:
 )
 def test_payload_bits(mode: str, changes: dict[str, Any], bits: float, entries: int) -> None:
     message = decide(mode, 3, **changes)
-    assert (message.payload_bits, message.entries) == (bits, entries)
+    assert (message.message.bits, message.entries) == (bits, entries)
 
 
 def test_full_uploads_carry_x_and_truncated_ones_the_rebuilt_law() -> None:

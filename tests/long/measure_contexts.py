@@ -7,7 +7,8 @@ by the SLM, and by the decoder at that threshold (u-hlm, which adds rounding to 
 the threshold is read off each. Differences are paired by prompt; intervals are a bootstrap over prompts.
 
 What the contexts can do is bounded [N, THEORY 4.8]: the laws of the first t tokens differ by at most the sum of the
-biases of these t steps, with the LLM's contexts, and so does the expectation of anything in [0, 1] that follows them.
+biases of these t steps, with the LLM's contexts, and so does the expectation of anything in [0, 1] that follows them,
+such as the risk of the next step, 0 behind the end. The bound is estimated from the same answers.
 
 Recording resumes where it was stopped. Give --calibration again for more pairs.
 """
@@ -15,6 +16,7 @@ Recording resumes where it was stopped. Give --calibration again for more pairs.
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +44,19 @@ def main() -> int:
     """Write the JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="folder for the recordings")
+    parser.add_argument("--work", type=Path, help="folder for the recordings; none: beside --out")
     parser.add_argument("--calibration", action="append", required=True, help="shipped, or a folder; repeatable")
     parser.add_argument("--prompts", type=int, default=100, help="of each domain: the first of the recorded ones")
     parser.add_argument("--max-bias", type=float, action="append", help="budgets; default: 0.02 and 0.05")
     given = parser.parse_args()
     budgets = given.max_bias or [0.02, 0.05]
     prompts = load_prompt_sets(SETS, limit=given.prompts)
-    found = {"prompts": given.prompts, "recorded": {}}
+    recorded = {}
     for name in given.calibration:
         folder = find_calibration(name)
-        rows = measured(name, prompts, budgets, given.work / folder.name)
-        found["recorded"][folder.name] = {"records_sha256": sha256_of(folder / RECORDS), "rows": rows}
-    write_atomically(given.out, json.dumps(found, indent=2) + "\n")
+        rows = measured(name, prompts, budgets, (given.work or given.out.with_suffix("")) / folder.name)
+        recorded[folder.name] = {"records_sha256": sha256_of(folder / RECORDS), "rows": rows}
+    write_atomically(given.out, json.dumps({"prompts": given.prompts, "recorded": recorded}, indent=2) + "\n")
     return 0
 
 
@@ -62,19 +64,21 @@ def measured(name: str, prompts: list[Prompt], budgets: list[float], work: Path)
     """A row for each domain and budget."""
     folder = find_calibration(name)
     calibration = Calibration.read(folder / CALIBRATION)
-    run = calibration.provenance
-    plan = {key: run[key] for key in ("max_tokens", "seed", "lanes", "chunk")}
+    as_recorded = Collection.as_recorded(calibration.provenance)
+    recorded = calibration.provenance["pair"]["slm"]
     rows, own = [], read_records(folder / RECORDS)
-    models = InProcess(load_pair(calibration.pair, lanes=run["lanes"]))
+    context_length, threads = recorded["context_length"], recorded["threads"]
+    pair = load_pair(calibration.pair, lanes=as_recorded.lanes, context_length=context_length, threads=threads)
+    models = InProcess(pair)
     try:
         for domain in calibration.domains:
             asked = [prompt for prompt in prompts if prompt.domain == domain]
             ids = [prompt.prompt_id for prompt in asked]
-            slm = Collection(source=Source.SLM, **plan)
+            slm = replace(as_recorded, source=Source.SLM)
             tables = {Source.LLM: own, Source.SLM: collect(models, asked, slm, work / f"{domain}-slm", resume=True)}
             for budget in budgets:
                 point = solve(name, bandwidth_hz=10e6, domain=domain, mode=Mode.U_HLM, max_bias=budget, policy="budget")
-                hybrid = Collection(source=Source.HYBRID, operating_point=point, **plan)
+                hybrid = replace(as_recorded, source=Source.HYBRID, operating_point=point)
                 tables[Source.HYBRID] = collect(models, asked, hybrid, work / f"{domain}-{budget:g}", resume=True)
                 answers = {source: Answers(table, domain, ids, point) for source, table in tables.items()}
                 rows.append(compared(answers, point, budget))
@@ -117,11 +121,16 @@ class Answers:
 
 
 def _means_and_moves(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
-    """Means over tokens from the sums of one source, and what they differ by from those of another, beside them."""
-    own, other = (each[..., 1:] / each[..., :1] for each in (sums[..., :4], sums[..., 4:]))
+    """Means over tokens from the sums of one source, and what they differ by from those of another, beside them.
+
+    `summed_moved` is the difference of the risk summed over an answer, per prompt, which is what the bound is for; the
+    number of prompts stands in the last column.
+    """
+    own, other = (each[..., 1:] / each[..., :1] for each in (sums[..., :4], sums[..., 4:8]))
     names = ("risk", "skip_rate", "mean_tv")
     values = {name: own[..., at] for at, name in enumerate(names)}
-    return values | {f"{name}_moved": (own - other)[..., at] for at, name in enumerate(names)}
+    moved = {f"{name}_moved": (own - other)[..., at] for at, name in enumerate(names)}
+    return values | moved | {"summed_moved": (sums[..., 1] - sums[..., 5]) / sums[..., 8]}
 
 
 def compared(answers: dict[Source, Answers], point: OperatingPoint, budget: float) -> dict[str, Any]:
@@ -130,7 +139,7 @@ def compared(answers: dict[Source, Answers], point: OperatingPoint, budget: floa
     bootstrap = ClusterBootstrap.draw(len(llm.lengths), np.random.default_rng(0))
     sources = {}
     for source, each in answers.items():
-        found = bootstrap.intervals(_means_and_moves, np.hstack([each.sums, llm.sums]))
+        found = bootstrap.intervals(_means_and_moves, np.hstack([each.sums, llm.sums, np.ones((len(llm.lengths), 1))]))
         sources[str(source)] = {
             "n_tokens": int(each.lengths.sum()),
             **{name: interval.value for name, interval in found.items()},

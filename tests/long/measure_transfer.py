@@ -2,7 +2,8 @@
 
     python tests/long/measure_transfer.py --calibration qwen2.5-coder --out figures/measured/transfer.json
 
-Give --calibration again for more pairs. The threshold of a domain is certified on every other prompt; the risk is that
+Give --calibration again for more pairs; streams change between domains of one pair, as another pair is refused by its
+name. The threshold of a domain is certified on every other prompt; the risk is that
 of all prompts of the other domains, and of the prompts left out on its own. Intervals are a bootstrap over the prompts
 that are tested, the threshold held fixed. Detection repeats what `calibrate --check` does on random orders: half of the
 prompts calibrate, the others are the stream, at whose `AFTER`th prompt another domain may take over.
@@ -181,8 +182,11 @@ def main() -> int:
     for source, target in product(domains, domains):
         print(f"{source.label} to {target.label}", file=sys.stderr)
         matrix.append(transfer(source, target, rng))
+        if source.calibration != target.calibration:
+            continue
         for after in AFTER if source is not target else AFTER[:1]:
-            streams.append(detection(source, target, after, given.orders, rng))
+            if after < source.n - source.n // 2:
+                streams.append(detection(source, target, after, given.orders, rng))
     folders = list(map(find_calibration, given.calibration))
     found = {
         "eps": EPS, "alpha": ALPHA, "seed": given.seed, "checkpoints_tokens": CHECKPOINTS,

@@ -3,7 +3,8 @@ import pytest
 from protocol_checks import check_protocol, fresh
 
 from cuhlm_opt.errors import InputError, RunError
-from cuhlm_opt.models.huggingface import TransformersModel, _faster_dtype
+from cuhlm_opt.models.huggingface import TransformersModel, faster_dtype
+from cuhlm_opt.models.pairs import load_pair, settled_dtype
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -51,26 +52,30 @@ def folder(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("faster", ["float32", "bfloat16"])
-def test_auto_is_the_dtype_in_which_a_layer_is_faster(folder, monkeypatch, faster):
-    """A clock that makes layers of the other dtype slow."""
+@pytest.mark.parametrize(("cost", "faster"), [(0.5, "bfloat16"), (0.95, "float32"), (1.5, "float32")])
+def test_auto_is_the_dtype_in_which_a_layer_is_clearly_faster(monkeypatch, cost, faster):
+    """A clock by which a layer of float32 takes 1, and one of bfloat16 `cost`."""
     linear, clock = torch.nn.Linear, [0.0]
 
     def timed(*sizes, dtype, **options):
         layer = linear(*sizes, dtype=dtype, **options)
         layer.register_forward_hook(
-            lambda *_: clock.__setitem__(0, clock[0] + (1.0 if dtype == getattr(torch, faster) else 1.5))
+            lambda *_: clock.__setitem__(0, clock[0] + (1.0 if dtype == torch.float32 else cost))
         )
         return layer
 
     monkeypatch.setattr("cuhlm_opt.models.huggingface.time.perf_counter", lambda: clock[0])
     monkeypatch.setattr(torch.nn, "Linear", timed)
-    chosen = _faster_dtype(torch, torch.device("cpu"), width=8)
-    monkeypatch.undo()
-    assert chosen == faster
-    loaded = TransformersModel(str(folder), device="cpu", dtype="auto", context_length=48)
-    assert loaded.provenance()["dtype"] in ("float32", "bfloat16")
-    loaded.close()
+    assert faster_dtype("cpu", width=8) == faster
+
+
+def test_both_models_of_a_pair_get_the_dtype_that_is_faster(folder, monkeypatch):
+    monkeypatch.setattr("cuhlm_opt.models.huggingface.faster_dtype", lambda device: "bfloat16")
+    pair = load_pair(slm=str(folder), llm=str(folder), device="cpu", dtype="auto", context_length=48)
+    provenance = pair.provenance()
+    pair.close()
+    assert {provenance[role]["dtype"] for role in ("slm", "llm")} == {"bfloat16"}
+    assert settled_dtype("auto", "cpu", "tiny") == "float32"
 
 
 @pytest.fixture
