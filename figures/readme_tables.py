@@ -410,7 +410,7 @@ def transfer() -> str:
     risks, over = [cell["risk"] for cell in across], sum(cell["risk"] > found["eps"] for cell in across)
     pairs_told = (
         f" From pair to pair the skip risk lies between {min(risks):.4f} and {max(risks):.4f}, over the budget in "
-        f"{over} of {len(across)} cases (`cuhlm-opt figures transfer`): a threshold belongs to its pair."
+        f"{over} of {len(across)} cases (`cuhlm-opt figures transfer`). Half of 100 prompts certify little or nothing."
         if across
         else ""
     )
