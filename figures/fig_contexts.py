@@ -31,7 +31,7 @@ def draw(inputs, width):
         for found in (row["sources"]["hybrid"],)
     )
     written = "; ".join(
-        f"{row['domain']}, {found['n_tokens']:,} tokens by the {SOURCES[source][0]}"
+        f"{row['domain']}, {found['n_tokens']:,} positions of {row['n_prompts']} prompts by the {SOURCES[source][0]}"
         for row in followed
         for source, found in row["sources"].items()
     )
@@ -41,8 +41,8 @@ def draw(inputs, width):
         "(hybrid), and by the SLM; 95% intervals by a bootstrap over prompts. Hybrid minus LLM, paired by prompt: "
         f"{moved}. Then the skip risk summed over the first positions of an answer, mean over prompts, at a budget of "
         f"{largest:g}; shaded: what the bound on sequences allows the hybrid's contexts, given the LLM's curve, "
-        f"both as estimated. Data: pair {inputs.calibration.pair}, {rows[0]['n_prompts']} prompts a domain, the first "
-        f"of those recorded; {written}. No link enters."
+        f"both as estimated. Data: pair {inputs.calibration.pair}, the first prompts of those recorded; {written}. No "
+        "link enters."
     )
     return figure, caption
 

@@ -26,7 +26,7 @@ def draw(inputs, width):
     prompts = min(row["stream_prompts"] for row in unshifted(own))
     alarms = [f"{row['from']['domain']} {row['detected']:.1%}" for row in unshifted(own)]
     interval = "its 95% interval by a bootstrap over those prompts, the threshold held fixed, and "
-    shown = interval if beside else ""
+    shown = interval if beside else "(95% intervals: measured/transfer.json) "
     caption = (
         "(a) Skip risk (total variation per token) at the threshold certified for a budget of "
         f"{measured['eps']:g} on every other prompt of the row, as met on all prompts of the column, on the diagonal "
@@ -35,7 +35,7 @@ def draw(inputs, width):
         f"tokens since the stream changed, after {after} prompts of "
         f"the calibration's own domain. Stated error {measured['alpha']:.0%}, dotted. Streams that do not change, "
         f"refused within their {prompts} prompts: {', '.join(alarms)}. "
-        f"Data: {'; '.join(tested(measured, names))}; contexts written by the LLM. No link enters."
+        f"Domains of the matrix: {'; '.join(tested(measured, names))}. {style.evidence(inputs)} No link enters."
     )
     return figure, caption
 

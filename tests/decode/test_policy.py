@@ -172,7 +172,7 @@ def test_few_bits_are_verified_as_decoded_and_their_error_is_known(law_format: F
     codec = LawCodec(vocab_size=5, b_prob=2, format=law_format, quantiser=quantiser, size=5)
     message, decoded = codec.transmit(softmax(UNSURE), 5)
     np.testing.assert_array_equal(decision.upload.law, decoded)
-    assert decision.payload_bits == message.bits
+    assert decision.message == message
     assert error is not None
     assert (error.truncation, error.quantisation) == (0.0, total_variation(softmax(UNSURE), decoded))
     assert error.quantisation > 0.01
