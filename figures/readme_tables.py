@@ -31,6 +31,8 @@ from cuhlm_opt.units import format_si
 README = Path(__file__).resolve().parent.parent / "README.md"
 PAIR = "qwen2.5-coder"
 PAIRS = (PAIR, "qwen2.5-coder-q2", "smollm2-q2")
+INTERVALS = "(bootstrap, over bins jackknife)"
+"""How the intervals of signals are made."""
 PAIR_SIGNALS = ("u_mc", "u_bar", "x_d", "combined")
 PUBLISHED = ("published-cu-hlm", "published-u-hlm")
 DASH = "-"
@@ -97,7 +99,7 @@ def signals() -> str:
             f"{others or 'no other'}; recommended `{chosen}`"
         )
     return (
-        f"{_markdown(rows)}\nIn brackets 95 % bootstrap intervals over prompts; compared on the half of the prompts "
+        f"{_markdown(rows)}\nIn brackets 95 % intervals over prompts {INTERVALS}; compared on the half of the prompts "
         f"that `combined` was not learned on. {'. '.join(notes)}. Cost: what reading it adds to the law and the draft, "
         "median, two CPU cores.\n"
     )
@@ -131,9 +133,9 @@ def pairs() -> str:
                 ]
             )  # fmt: skip
     return (
-        f"{_markdown(rows)}\nR on the prompts that nothing was learned on, in brackets 95 % bootstrap intervals over "
-        f"prompts. Over tokens R lies between {min(weakest):.2f} and {max(weakest):.2f}: the published correlation is "
-        "one of means over bins. Records: size and the first digits of their SHA-256.\n"
+        f"{_markdown(rows)}\nR on the prompts that nothing was learned on, in brackets 95 % intervals over prompts "
+        f"{INTERVALS}. Over tokens R lies between {min(weakest):.2f} and {max(weakest):.2f}: the published correlation "
+        "is one of means over bins. Records: size and the first digits of their SHA-256.\n"
     )
 
 
