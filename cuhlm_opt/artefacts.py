@@ -4,11 +4,13 @@ SI units; a dimensional key carries its unit. `model_json_schema()` of each clas
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cuhlm_opt.bootstrap import Interval
 from cuhlm_opt.channel import BLOCK_ERROR
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.fading import NAKAGAMI_M, RICIAN_K
@@ -61,6 +63,15 @@ class Estimate(Artefact):
     value: float | None
     se: float | None = None
     ci: Span = None
+
+    @classmethod
+    def of(cls, interval: Interval) -> Self:
+        """An estimate with a bootstrap's interval; null where one has no value."""
+        ends = (interval.low, interval.high)
+        return cls(
+            value=interval.value if math.isfinite(interval.value) else None,
+            ci=ends if all(map(math.isfinite, ends)) else None,
+        )
 
 
 class SignalFit(Artefact):

@@ -138,6 +138,4 @@ def _over_bins(u: _Floats, beta: _Floats, prompt: NDArray[np.integer]) -> Estima
 
 
 def _estimate(value: float, replicates: _Floats, n_prompts: int) -> Estimate:
-    interval = percentile_interval(value, replicates, LEVEL, n_prompts)
-    known = np.isfinite((interval.low, interval.high)).all()
-    return Estimate(value=value if np.isfinite(value) else None, ci=(interval.low, interval.high) if known else None)
+    return Estimate.of(percentile_interval(value, replicates, LEVEL, n_prompts))

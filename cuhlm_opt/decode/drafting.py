@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import OperatingPoint
 from cuhlm_opt.codec import Message, lumped_law
-from cuhlm_opt.decode.wire import Wire
+from cuhlm_opt.decode.wire import Terms
 from cuhlm_opt.distributions import sample
 from cuhlm_opt.gate import Step
 from cuhlm_opt.modes import Drafting
@@ -49,10 +49,10 @@ class Drafter:
         point = self._point
         step = Step(logits, point.temperature, point.top_p)
         x, vocab_size, k = step.law, len(logits), point.k or 0
-        wire = Wire(point=point, vocab_size=vocab_size)
-        codec = wire.codec
+        terms = Terms.of(point, vocab_size)
+        codec = terms.codec
         upload: Upload
-        if wire.is_coarse:
+        if terms.is_coarse:
             kept = step.largest(min(k, vocab_size - 1))  # one token at least makes the lump
             message = codec.encode(kept, x[kept])
             kept, masses = codec.decode(message)

@@ -1,4 +1,4 @@
-"""Decode one prompt at an operating point, both models in one process.
+"""Decode one prompt at an operating point, with both models in one process, or with a server at the end of a link.
 
 Each model reads a token once. The SLM reads the last token at every step; the LLM reads at an upload what came since
 the last one. No token is read before it is certain, so nothing is taken back from a cache; but for mode `speculative`,
@@ -6,17 +6,20 @@ where both read drafts, and forget those behind the first that fails.
 """
 
 import codecs
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import OperatingPoint
 from cuhlm_opt.decode.drafting import Drafter, PendingDraft
-from cuhlm_opt.decode.policy import NO_ERROR, NOTHING, Decision, Device, Draft
+from cuhlm_opt.decode.policy import NO_ERROR, NOTHING, Decision, Device, Draft, LawError, Skippable
 from cuhlm_opt.decode.result import DecodeResult, Step
 from cuhlm_opt.decode.timing import Stopwatch
-from cuhlm_opt.decode.verifier import Risk, Skipped, Verifier
+from cuhlm_opt.decode.verifier import Risk, Server, Skipped, UnreachableError, Verifier
+from cuhlm_opt.decode.wire import Terms
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.latency import Accounting
 from cuhlm_opt.links import link_of
@@ -30,6 +33,14 @@ _STREAM = Decision(upload=Query(), skippable=NOTHING)
 """Mode `llm`: the server draws every token, the device proposes nothing."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """A draft of this turn, and its uncertainty where that was read."""
+
+    token: int
+    u: float | None
+
+
 def decode(
     pair: Pair,
     point: OperatingPoint,
@@ -37,9 +48,10 @@ def decode(
     *,
     seed: int = 0,
     max_tokens: int = 128,
+    audit: bool = True,
     on_text: Callable[[str], None] | None = None,
 ) -> DecodeResult:
-    """Answer `prompt` at `point`.
+    """Answer `prompt` at `point`, both models in this process.
 
     Device and server draw from streams of their own, spawned from `seed`: the text does not depend on whether they
     share a process.
@@ -50,129 +62,204 @@ def decode(
         prompt: one user turn, not empty.
         seed: at least 0.
         max_tokens: length limit of the answer, at least 1; the token that ends it counts.
+        audit: also measure, at every step, what the method does not need: the expected risk, and the parts of the bias
+            that truncation and rounding may add. Without it these are None.
         on_text: receives the answer as it grows, whole characters only.
 
     Raises:
         InputError: an argument is not allowed, the point lacks what its mode needs, or the prompt passes the context.
         RunError: a model failed.
     """
-    if not prompt.strip():
-        raise InputError("prompt is empty; give some text")
-    if max_tokens < 1:
-        raise InputError(f"max_tokens {max_tokens!r} is not allowed; give an integer of at least 1")
+    stopwatch = Stopwatch()
+    terms = Terms.of(point, pair.llm.vocab_size)
+    server = Verifier(pair.llm, terms, server_stream(seed), stopwatch)
+    answer = Answer(pair.slm, server, point, stopwatch, seed=seed, audit=audit, on_text=on_text)
+    answer.decode(prompt, max_tokens)
+    return answer.result(pair.name, pair.provenance())
+
+
+def server_stream(seed: int, resumed: int = 0) -> np.random.Generator:
+    """The server's random stream, another one where an answer is resumed behind `resumed` tokens."""
+    _, stream = _streams(seed)
+    return np.random.default_rng(stream if not resumed else np.random.SeedSequence(seed, spawn_key=(1, resumed)))
+
+
+def _streams(seed: int) -> list[np.random.SeedSequence]:
+    """Of the device and of the server."""
     if seed < 0:
         raise InputError(f"seed {seed!r} is not allowed; give an integer of at least 0")
-    device_seed, server_seed = np.random.SeedSequence(seed).spawn(2)
-    device_rng = np.random.default_rng(device_seed)
-    device = Device(point, device_rng)
-    drafter = Drafter(point, device_rng) if point.mode is Mode.SPECULATIVE else None
-    stopwatch = Stopwatch()
-    server = Verifier(pair.llm, point, np.random.default_rng(server_seed), stopwatch)
-    tokens = pair.llm.chat_tokens(prompt)
-    run = _Run(pair, point.mode, device, drafter, server, stopwatch, on_text)
-    room = run.room(len(tokens))
-    with stopwatch("elapsed"):
-        run.prefill(tokens)
-        ended = run.generate(min(max_tokens, room))
-        flushed = run.finish()
-    return DecodeResult(
-        pair=pair.name,
-        point=point,
-        seed=seed,
-        text=run.text,
-        finish_reason="eos" if ended else "length" if max_tokens <= room else "context",
-        steps=tuple(run.steps),
-        prompt_tokens=len(tokens),
-        flushed=flushed,
-        seconds=stopwatch.seconds,
-        warnings=(*point.warnings, *_warnings(pair, point)),
-        assumptions=_assumptions(point),
-    )
+    return np.random.SeedSequence(seed).spawn(2)
 
 
-class _Run:
-    """One answer in the making: the device, the server, and the steps so far."""
+class Answer:
+    """One answer in the making: the device, the server, and the steps so far.
+
+    Args:
+        slm: the device's model; lane 0 is cleared and used.
+        server: whom the device asks.
+        point: as `decode`.
+        stopwatch: shared with the server, which adds its own labels.
+        seed: as `decode`.
+        audit: as `decode`.
+        on_text: as `decode`.
+    """
 
     def __init__(
         self,
-        pair: Pair,
-        mode: Mode,
-        device: Device,
-        drafter: Drafter | None,
-        server: Verifier,
+        slm: LanguageModel,
+        server: Server,
+        point: OperatingPoint,
         stopwatch: Stopwatch,
-        on_text: Callable[[str], None] | None,
+        *,
+        seed: int = 0,
+        audit: bool = True,
+        on_text: Callable[[str], None] | None = None,
     ) -> None:
-        self._slm: LanguageModel | None = None if mode is Mode.LLM else pair.slm
-        self._llm: LanguageModel | None = None if mode is Mode.SLM else pair.llm
-        self._device, self._drafter, self._server, self._stopwatch = device, drafter, server, stopwatch
-        self._eos = pair.slm.eos_tokens | pair.llm.eos_tokens
-        self._detokenize = pair.llm.detokenize
-        self._on_text = on_text or (lambda _: None)
+        rng = np.random.default_rng(_streams(seed)[0])
+        self._device = Device(point, rng)
+        self._drafter = Drafter(point, rng) if point.mode is Mode.SPECULATIVE else None
+        self._slm, self._server, self._point, self._stopwatch = slm, server, point, stopwatch
+        self._seed, self._audit, self._on_text = seed, audit, on_text or (lambda _: None)
+        self._drafts, self._asks = point.mode is not Mode.LLM, point.mode is not Mode.SLM
+        self._eos = slm.eos_tokens
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
         self._unread: list[int] = []  # tokens that the SLM reads next
         self._pending: list[Skipped] = []
+        self._drawn: list[Drawn] = []
+        self._prompt_tokens = self._flushed = self._limit = 0
+        self._finish_reason = ""
+        self._lost: str | None = None
         self.steps: list[Step] = []
         self.text = ""
 
-    def room(self, prompt_tokens: int) -> int:
-        """Tokens that fit behind the prompt: the context of the models in use, and one more that is never read."""
-        context = min(model.context_length for model in (self._slm, self._llm) if model is not None)
-        if prompt_tokens > context:
-            raise InputError(f"prompt has {prompt_tokens} tokens; at most {context} fit the context")
-        return context - prompt_tokens + 1
+    def decode(self, prompt: str, max_tokens: int) -> None:
+        """Answer `prompt` with at most `max_tokens` tokens."""
+        if not prompt.strip():
+            raise InputError("prompt is empty; give some text")
+        if max_tokens < 1:
+            raise InputError(f"max_tokens {max_tokens!r} is not allowed; give an integer of at least 1")
+        with self._stopwatch("elapsed"):
+            self._prefill(prompt, max_tokens)
+            ended = self._generate()
+            self._finish_reason = "eos" if ended else "length" if len(self.steps) == max_tokens else "context"
+            self._show(self._utf8.decode(b"", final=True))
+            self._flush()
 
-    def prefill(self, tokens: Sequence[int]) -> None:
+    def result(self, pair: str, provenance: Mapping[str, Any]) -> DecodeResult:
+        """What was done, after `decode`.
+
+        Args:
+            pair: name of the model pair.
+            provenance: of both models, as `Pair.provenance`.
+        """
+        lost = [step for step in self.steps if step.alone]
+        warnings = [*self._point.warnings, *_warnings(pair, provenance, self._point)]
+        if self._lost is not None:
+            warnings.append(f"{self._lost}; the last {len(lost)} tokens are the SLM's alone: none of them was verified")
+        return DecodeResult(
+            pair=pair,
+            point=self._point,
+            seed=self._seed,
+            text=self.text,
+            finish_reason=self._finish_reason,
+            steps=tuple(self.steps),
+            prompt_tokens=self._prompt_tokens,
+            flushed=self._flushed,
+            seconds=self._stopwatch.seconds,
+            warnings=tuple(warnings),
+            assumptions=_assumptions(self._point),
+        )
+
+    def _prefill(self, prompt: str, max_tokens: int) -> None:
         """Read the prompt on both sides, but for its last token, which the first step reads."""
-        self._unread = [tokens[-1]]
-        if self._slm is not None:
-            self._slm.truncate(0, 0)
-            if len(tokens) > 1:
-                with self._stopwatch("prefill_slm"):
-                    self._slm.extend({0: tokens[:-1]}, last_only=True)
-        if self._llm is not None:
-            self._server.prefill(tokens)
+        try:
+            tokens = self._server.chat_tokens(prompt)
+            self._eos |= self._server.eos_tokens
+            contexts = [self._server.context_length] if self._asks else []
+        except UnreachableError as error:
+            self._lost, tokens, contexts = str(error), self._slm.chat_tokens(prompt), []
+        self._prompt_tokens = len(tokens)
+        if self._drafts or self._lost is not None:
+            contexts.append(self._slm.context_length)
+        if len(tokens) > min(contexts):
+            raise InputError(f"prompt has {len(tokens)} tokens; at most {min(contexts)} fit the context")
+        self._limit = min(max_tokens, min(contexts) - len(tokens) + 1)  # the last token is never read
+        self._slm.truncate(0, 0)
+        self._unread = list(tokens)
+        if self._drafts and len(tokens) > 1:
+            with self._stopwatch("prefill_slm"):
+                self._slm.extend({0: tokens[:-1]}, last_only=True)
+            self._unread = [tokens[-1]]
+        if self._asks and self._lost is None:
+            self._server.prefill(tokens, self._limit)
 
-    def generate(self, limit: int) -> bool:
-        """Add tokens up to `limit`, or up to one that ends the answer: then True."""
-        while len(self.steps) < limit:
-            for token in self._next(limit - len(self.steps)):
+    def _generate(self) -> bool:
+        """Add tokens up to the limit, or up to one that ends the answer: then True."""
+        while len(self.steps) < self._limit:
+            for token in self._next(self._limit - len(self.steps)):
                 if token in self._eos:
                     return True
-                self._show(self._utf8.decode(self._detokenize([token])))
+                self._show(self._utf8.decode(self._slm.detokenize([token])))
         return False
 
     def _next(self, room: int) -> tuple[int, ...]:
         """The next tokens of the answer, at most `room`: one, or those of a round."""
-        if self._slm is None:
-            return (self._ask(_STREAM, None),)
-        if self._drafter is not None:
-            return self._round(self._slm, self._drafter, room)
-        token = self._step(self._slm)
-        self._unread = [token]
-        return (token,)
+        self._drawn = []
+        if self._lost is None:
+            try:
+                if not self._drafts:
+                    token = self._ask(_STREAM, None)
+                    self._unread.append(token)
+                    return (token,)
+                if self._drafter is not None:
+                    return self._round(self._drafter, room)
+                token = self._step()
+                self._unread = [token]
+                return (token,)
+            except UnreachableError as error:
+                self._lost, self._pending = str(error), []
+                self._limit = min(self._limit, self._slm.context_length - self._prompt_tokens + 1)
+                if len(self.steps) >= self._limit:
+                    return ()
+        return self._alone()
 
-    def finish(self) -> int:
-        """Close the text, and learn the risk of skips that no upload followed; returns the tokens read for that."""
-        self._show(self._utf8.decode(b"", final=True))
-        if self._llm is None:
-            return 0
-        risks, read = self._server.flush(self._pending)
+    def _alone(self) -> tuple[int, ...]:
+        """What was drawn when the server went, else the next draft, as it is."""
+        if not self._drawn:
+            logits = self._read()
+            with self._stopwatch("gate"):
+                draft = self._device.draw(logits)
+                self._drawn = [Drawn(token=draft.token, u=float(draft.step.u_bar(np.array([draft.token]))[0]))]
+        for drawn in self._drawn:
+            self.steps.append(Step(token=drawn.token, draft=drawn.token, skipped=False, u=drawn.u, alone=True))
+        self._unread = [self._drawn[-1].token]
+        return tuple(drawn.token for drawn in self._drawn)
+
+    def _flush(self) -> None:
+        """Learn the risk of skips that no upload followed."""
+        if not self._asks or self._lost is not None:
+            return
+        try:
+            risks, self._flushed = self._server.flush(self._pending)
+        except UnreachableError:
+            return  # the answer is complete; the risk of its last skips stays unknown
         self._settle(risks)
-        return read
 
-    def _step(self, slm: LanguageModel) -> int:
-        """Draft one token and keep it, or ask."""
+    def _read(self) -> NDArray[np.float32]:
+        """Logits behind the last token."""
         with self._stopwatch("slm"):
-            logits = slm.extend({0: self._unread}, last_only=True)[0][-1]
+            return self._slm.extend({0: self._unread}, last_only=True)[0][-1]
+
+    def _step(self) -> int:
+        """Draft one token and keep it, or ask."""
+        logits = self._read()
         with self._stopwatch("gate"):
             draft = self._device.draw(logits)
             decision = self._device.decide(draft)
+        self._drawn = [Drawn(token=draft.token, u=decision.u)]
         if decision.upload is not None:
             return self._ask(decision, draft)
-        with self._stopwatch("audit"):
-            error = self._device.law_error(draft)
-            skippable = self._device.watch(draft, decision)
+        error, skippable = self._audited(draft, decision)
         self.steps.append(
             Step(
                 token=draft.token,
@@ -183,11 +270,11 @@ class _Run:
                 error=error,
             )
         )
-        if self._llm is not None:
+        if self._asks:
             self._pending.append(Skipped(token=draft.token, probability=draft.probability, skippable=skippable))
         return draft.token
 
-    def _round(self, slm: LanguageModel, drafter: Drafter, room: int) -> tuple[int, ...]:
+    def _round(self, drafter: Drafter, room: int) -> tuple[int, ...]:
         """Draft several tokens, have them all tested, and go back to the first that fails.
 
         A round puts out one token more than stand, so that at most `room` - 1 are drafted.
@@ -195,19 +282,20 @@ class _Run:
         pending: list[PendingDraft] = []
         unread = self._unread
         while len(pending) < min(drafter.most, room - 1):
-            with self._stopwatch("slm"):
-                logits = slm.extend({0: unread}, last_only=True)[0][-1]
+            logits = self._read()
             with self._stopwatch("gate"):
                 draft = drafter.draw(logits)
             pending.append(draft)
-            unread = [draft.token]
+            self._drawn.append(Drawn(token=draft.token, u=draft.u))
+            self._unread = [draft.token]
             if draft.stops or draft.token in self._eos:
                 break
         drafts = tuple(draft.token for draft in pending)
         ended = bool(drafts) and drafts[-1] in self._eos
         drafted = Round(drafts=drafts, uploads=tuple(draft.upload for draft in pending))
-        tokens, read = self._server.verify_round(drafted, ended=ended)
-        self._unread = self._after(slm, drafts, tokens)
+        messages = [draft.message for draft in pending]
+        tokens, read = self._server.verify_round(drafted, messages, ended=ended)
+        self._unread = self._after(unread, drafts, tokens)
         for place, token in enumerate(tokens):
             own = pending[place] if place < len(pending) else None
             step = Step(
@@ -230,27 +318,25 @@ class _Run:
         )
         return tokens
 
-    def _after(self, slm: LanguageModel, drafts: tuple[int, ...], tokens: tuple[int, ...]) -> list[int]:
+    def _after(self, unread: list[int], drafts: tuple[int, ...], tokens: tuple[int, ...]) -> list[int]:
         """Take the drafts behind the first that failed from the SLM's cache; returns what it has yet to read.
 
         The SLM has read all drafts but the last. Where nothing was drafted, it has not read the last token either.
         """
         if not drafts:
-            return [*self._unread, *tokens]
+            return [*unread, *tokens]
         stood = len(tokens) - 1
         surplus = len(drafts) - 1 - stood
         if surplus > 0:
-            slm.truncate(0, slm.length(0) - surplus)
+            self._slm.truncate(0, self._slm.length(0) - surplus)
         return [*drafts[len(drafts) - 1 : stood], tokens[-1]]
 
     def _ask(self, decision: Decision, draft: Draft | None) -> int:
         """Send an upload and take the server's token."""
         upload = decision.upload
         assert upload is not None
-        with self._stopwatch("audit"):
-            error = NO_ERROR if draft is None else self._device.law_error(draft)
-            skippable = decision.skippable if draft is None else self._device.watch(draft, decision)
-        ruling = self._server.verify(self._pending, upload, skippable)
+        error, skippable = (NO_ERROR, decision.skippable) if draft is None else self._audited(draft, decision)
+        ruling = self._server.verify(self._pending, upload, decision.message, skippable)
         self.steps.append(
             Step(
                 token=ruling.token,
@@ -268,6 +354,13 @@ class _Run:
         self._settle(ruling.risks)
         return ruling.token
 
+    def _audited(self, draft: Draft, decision: Decision) -> tuple[LawError | None, Skippable | None]:
+        """What truncation and rounding may add here, and what would have been skipped, if that is to be measured."""
+        if not self._audit:
+            return None, decision.skippable
+        with self._stopwatch("audit"):
+            return self._device.law_error(draft), self._device.watch(draft, decision)
+
     def _settle(self, risks: Sequence[Risk]) -> None:
         """Write what the LLM learned into the last steps."""
         start = len(self.steps) - len(risks)
@@ -281,17 +374,17 @@ class _Run:
             self._on_text(text)
 
 
-def _warnings(pair: Pair, point: OperatingPoint) -> list[str]:
+def _warnings(pair: str, provenance: Mapping[str, Any], point: OperatingPoint) -> list[str]:
     warnings = []
-    if point.calibration.pair != pair.name:
+    if point.calibration.pair != pair:
         warnings.append(
-            f"the operating point was solved for pair {point.calibration.pair!r} and is applied to {pair.name!r}: "
+            f"the operating point was solved for pair {point.calibration.pair!r} and is applied to {pair!r}: "
             "thresholds do not carry over"
         )
     elif point.calibration.models is not None:
         warnings += [
             f"the threshold was calibrated on other laws: {difference}; calibrate --check tests whether it still holds"
-            for difference in pair_differences(point.calibration.models, pair.provenance())
+            for difference in pair_differences(point.calibration.models, provenance)
         ]
     if point.mode is Mode.QUERY:
         warnings.append("bias_skip is E[s beta]; the bias of mode query is larger, see risk_expected")

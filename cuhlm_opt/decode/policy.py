@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cuhlm_opt.artefacts import OperatingPoint
 from cuhlm_opt.bounds import published_surrogate, smallest_within
 from cuhlm_opt.codec import LawCodec, Message, lumped_law
-from cuhlm_opt.decode.wire import EMPTY, Wire
+from cuhlm_opt.decode.wire import EMPTY, Terms
 from cuhlm_opt.distributions import sample, total_variation
 from cuhlm_opt.errors import InputError, unknown_name
 from cuhlm_opt.gate import Step, read_signal
@@ -242,7 +242,7 @@ class Device:
         return Decision(upload=upload, message=message, entries=entries, u=u, skippable=skippable)
 
     def _codec(self, vocab_size: int) -> LawCodec:
-        return Wire(point=self._point, vocab_size=vocab_size).codec
+        return Terms.of(self._point, vocab_size).codec
 
     def _truncation_size(self, draft: Draft, u: float | None) -> tuple[float | None, int]:
         """(u, k): the fixed k, the smallest within the bound, or by the published surrogate, which reads the draft."""

@@ -17,6 +17,7 @@ from cuhlm_opt.decode.policy import LawError
 from cuhlm_opt.decode.verifier import Risk
 from cuhlm_opt.links import link_of
 from cuhlm_opt.modes import Mode
+from cuhlm_opt.signals import Signal
 
 _PROPOSES_NOTHING = (Mode.SLM, Mode.LLM, Mode.QUERY)
 
@@ -44,6 +45,8 @@ class Step:
     """Drafts in the message that brought the token."""
     follows: bool = False
     """Whether it came with the round of the token before it, which bears the message and the LLM's pass."""
+    alone: bool = False
+    """Whether no server could be reached: the draft stands, and was not verified."""
     error: LawError | None = None
     """What truncation and quantisation add to the bias at most; None where no bound is known."""
 
@@ -84,7 +87,7 @@ class DecodeResult:
         """Steps that sent something; none in mode `llm`, where the server streams."""
         if self.point.mode is Mode.LLM:
             return ()
-        return tuple(step for step in self.steps if not step.skipped and not step.follows)
+        return tuple(step for step in self.steps if not (step.skipped or step.follows or step.alone))
 
     @property
     def payload_bits_total(self) -> int:
@@ -93,11 +96,20 @@ class DecodeResult:
 
     @property
     def bias_skip(self) -> float | None:
-        """Realised risk per token: sum of beta over skipped drafts / tokens; None if the LLM read nothing."""
-        if self.point.mode is Mode.SLM:
+        """Realised risk per token: sum of beta over skipped drafts / tokens; None if the LLM did not tell all of it."""
+        betas = [None if step.risk is None else step.risk.beta for step in self.steps if step.skipped or step.alone]
+        known = [beta for beta in betas if beta is not None]
+        return None if len(known) < len(betas) else float(np.sum(known)) / len(self.steps)
+
+    @property
+    def risk_unverified(self) -> float | None:
+        """Risk per token of drafts that no server verified, by the calibration's line; an estimate, no bound."""
+        slope, intercept = self.point.slope, self.point.intercept
+        alone = [step.u for step in self.steps if step.alone]
+        if slope is None or intercept is None or None in alone or self.point.signal != Signal.U_BAR:
             return None
-        betas = [step.risk.beta for step in self.steps if step.risk is not None and step.risk.beta is not None]
-        return float(np.sum(betas)) / len(self.steps)
+        estimates = [min(max(slope * u + intercept, 0.0), 1.0) for u in alone if u is not None]
+        return sum(estimates) / len(self.steps)
 
     @property
     def risk_expected(self) -> float | None:
@@ -182,6 +194,8 @@ class DecodeResult:
             "n_tokens": len(steps),
             "prompt_tokens": self.prompt_tokens,
             "skip_rate": sum(step.skipped for step in steps) / len(steps),
+            "tokens_unverified": sum(step.alone for step in steps),
+            "risk_unverified": self.risk_unverified,
             "uploads": len(uploads),
             "rejections": rejections,
             "rejection_rate": rejections / len(asked) if rejections is not None and asked else None,

@@ -1,4 +1,4 @@
-"""The server's side of one step, in one process: the LLM with its key-value cache, catching up on skipped tokens.
+"""The server's side of one step: the LLM with its key-value cache, catching up on skipped tokens.
 
 Between two uploads the server has not read the token that it gave last (at first: the prompt's last token) and the
 tokens skipped since. One pass over them gives the law y behind each, so that the risk of every skip is known at no
@@ -7,15 +7,18 @@ extra pass [N, THEORY 6.6].
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cuhlm_opt.artefacts import OperatingPoint
 from cuhlm_opt.bounds import query_bias, skip_risk
+from cuhlm_opt.codec import Message
 from cuhlm_opt.decode.policy import Skippable
 from cuhlm_opt.decode.timing import Stopwatch
+from cuhlm_opt.decode.wire import Terms
 from cuhlm_opt.distributions import Law, rejection_probability, softmax
+from cuhlm_opt.errors import InputError, RunError
 from cuhlm_opt.models.protocol import LanguageModel
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.verification import Round, Upload
@@ -23,10 +26,13 @@ from cuhlm_opt.verification import Round, Upload
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Skipped:
-    """A token that the device kept without asking: its probability when drawn, and the skippable set it came from."""
+    """A token that the device kept without asking: its probability when drawn, and the skippable set it came from.
+
+    A server that was not told them learns nothing of the risk.
+    """
 
     token: int
-    probability: float
+    probability: float | None
     skippable: Skippable | None
 
 
@@ -55,36 +61,89 @@ class Ruling:
     read: int
 
 
+class UnreachableError(RunError):
+    """No server answers, within the time that was given to it."""
+
+
+class Server(Protocol):
+    """Whom the device asks, in this process or at the other end of a link; one answer at a time.
+
+    Each method may raise RunError, and UnreachableError where there is a link.
+    """
+
+    @property
+    def eos_tokens(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+
+    @property
+    def context_length(self) -> int:
+        """Largest number of tokens of prompt and answer, but for the last."""
+
+    def chat_tokens(self, prompt: str) -> list[int]:
+        """Token ids of `prompt` as one user turn, which `prefill` is given next."""
+
+    def prefill(self, prompt: Sequence[int], most: int) -> None:
+        """Read the prompt but for its last token. At most `most` tokens will be asked for."""
+
+    def verify(
+        self, skipped: Sequence[Skipped], upload: Upload, message: Message, skippable: Skippable | None
+    ) -> "Ruling":
+        """Catch up on tokens that were skipped since the last upload, and rule on the next."""
+
+    def verify_round(self, drafted: Round, messages: Sequence[Message], *, ended: bool) -> tuple[tuple[int, ...], int]:
+        """Test all drafts of a round, the last of which may have ended the answer: (tokens put out, tokens read)."""
+
+    def flush(self, skipped: Sequence[Skipped]) -> tuple[tuple[Risk, ...], int]:
+        """Risks of the tokens skipped after the last upload, and the number of tokens read to learn them."""
+
+
 class Verifier:
-    """Answers uploads with the LLM on lane 0. Every token is read once, in one pass per upload.
+    """Answers uploads with the LLM on lane 0; implements `Server`. Every token is read once, in one pass per upload.
 
     Args:
         llm: the large model; lane 0 is cleared by `prefill`.
-        point: sampling settings and mode.
+        terms: what the uploads are read with.
         rng: the server's random stream: acceptance and redraws.
         stopwatch: where the time of passes, and of what only measures, is added up.
     """
 
-    def __init__(
-        self, llm: LanguageModel, point: OperatingPoint, rng: np.random.Generator, stopwatch: Stopwatch
-    ) -> None:
-        self._llm, self._point, self._rng, self._stopwatch = llm, point, rng, stopwatch
+    def __init__(self, llm: LanguageModel, terms: Terms, rng: np.random.Generator, stopwatch: Stopwatch) -> None:
+        self._llm, self._terms, self._rng, self._stopwatch = llm, terms, rng, stopwatch
         self._unread: list[int] = []
 
-    def prefill(self, prompt: Sequence[int]) -> None:
+    @property
+    def eos_tokens(self) -> frozenset[int]:
+        """Of the LLM."""
+        return self._llm.eos_tokens
+
+    @property
+    def context_length(self) -> int:
+        """Of the LLM."""
+        return self._llm.context_length
+
+    def chat_tokens(self, prompt: str) -> list[int]:
+        """Token ids of `prompt` in the LLM's chat template."""
+        return self._llm.chat_tokens(prompt)
+
+    def prefill(self, prompt: Sequence[int], most: int) -> None:
         """Read the prompt but for its last token, which the first upload's pass reads."""
+        if len(prompt) > self.context_length:
+            raise InputError(f"prompt has {len(prompt)} tokens; at most {self.context_length} fit the context")
         self._llm.truncate(0, 0)
         if len(prompt) > 1:
             with self._stopwatch("prefill_llm"):
                 self._llm.extend({0: prompt[:-1]}, last_only=True)
         self._unread = [prompt[-1]]
 
-    def verify(self, skipped: Sequence[Skipped], upload: Upload, skippable: Skippable | None) -> Ruling:
+    def verify(
+        self, skipped: Sequence[Skipped], upload: Upload, message: Message, skippable: Skippable | None
+    ) -> Ruling:
         """Catch up on `skipped` in one pass and rule on `upload`.
 
         Args:
             skipped: tokens kept since the last upload, in order.
             upload: what the device proposes for the next position.
+            message: what it was read from; of no use here.
             skippable: tokens that would have been skipped there, for the expected risk.
         """
         chunk = [*self._unread, *(skip.token for skip in skipped)]
@@ -97,11 +156,12 @@ class Verifier:
             risks = (*self._risks(skipped, rows), Risk(beta=None, expected=self._expected(skippable, y)))
         return Ruling(token=token, accepted=accepted, risks=risks, read=len(chunk))
 
-    def verify_round(self, drafted: Round, *, ended: bool) -> tuple[tuple[int, ...], int]:
+    def verify_round(self, drafted: Round, messages: Sequence[Message], *, ended: bool) -> tuple[tuple[int, ...], int]:
         """Test all drafts of a round in one pass, and forget those behind the first that fails.
 
         Args:
             drafted: the drafts, with what to verify each.
+            messages: what each was read from; of no use here.
             ended: whether the last draft ends the answer: it is tested, but nothing is drawn behind it.
 
         Returns:
@@ -132,14 +192,15 @@ class Verifier:
         return risks, len(chunk)
 
     def _law(self, logits: Law) -> NDArray[np.float64]:
-        return softmax(logits, self._point.temperature, self._point.top_p)
+        return softmax(logits, self._terms.temperature, self._terms.top_p)
 
     def _risks(self, skipped: Sequence[Skipped], rows: NDArray[np.float32]) -> tuple[Risk, ...]:
         """Row i is the law of the i-th skipped token: it stands behind the token before it."""
         risks = []
         for skip, row in zip(skipped, rows, strict=False):
             y = self._law(row)
-            beta = float(rejection_probability(skip.probability, y[skip.token]))
+            known = skip.probability
+            beta = None if known is None else float(rejection_probability(known, y[skip.token]))
             risks.append(Risk(beta=beta, expected=self._expected(skip.skippable, y)))
         return tuple(risks)
 
@@ -148,7 +209,7 @@ class Verifier:
             return None
         masses, own = skippable.masses, y[skippable.tokens]
         every = np.ones_like(masses)
-        if self._point.mode is not Mode.QUERY:
+        if self._terms.mode is not Mode.QUERY:
             return skip_risk(masses, own, every)
         # The tokens outside the set have s = 0: together they are one more symbol of the sum.
         return query_bias(np.append(masses, 0.0), np.append(own, max(0.0, 1.0 - own.sum())), np.append(every, 0.0))

@@ -31,6 +31,8 @@ class LlamaCppModel:
         threads: CPU threads; None for all processors.
         gpu_layers: layers on the GPU, -1 for all.
         chunk: most tokens in one pass.
+        shared_cache: one cache for all lanes. Passes of some lanes are several times faster then, but a law depends by
+            rounding on what the other lanes hold.
         repack: let llama.cpp repack weights for the processor at hand. Off, since a law then moves more with the batch
             (unpacked, batches of one to five tokens were bit-equal), and since the kernels for AMX fault where a
             hypervisor shows AMX to the guest without letting it run.
@@ -50,6 +52,7 @@ class LlamaCppModel:
         gpu_layers: int = 0,
         chunk: int = 512,
         repack: bool = False,
+        shared_cache: bool = False,
     ) -> None:
         self._model: Any = None
         self._context: Any = None
@@ -69,7 +72,7 @@ class LlamaCppModel:
             raise InputError(f"context_length {context_length} is not allowed; {self._path.name} has at most {trained}")
         params = api.llama_context_default_params()
         params.n_ctx, params.n_seq_max = lanes * context_length, lanes
-        params.kv_unified = False  # a stream for each lane: in a shared one a law depends on what the others hold
+        params.kv_unified = self._shared_cache = shared_cache
         params.n_batch = params.n_ubatch = chunk
         params.n_threads = params.n_threads_batch = self._threads = threads or _processors()
         params.no_perf = True
@@ -178,6 +181,7 @@ class LlamaCppModel:
             "context_length": self._context_length,
             "chunk": self._chunk,
             "repack": self._repack,
+            **({"cache": "shared"} if self._shared_cache else {}),
         }
 
     def close(self) -> None:

@@ -49,6 +49,7 @@ def load_pair(
     lanes: int = 1,
     context_length: int = 2048,
     threads: int | None = None,
+    shared_cache: bool = False,
 ) -> Pair:
     """Load both models of a pair and check that they share a vocabulary.
 
@@ -63,6 +64,7 @@ def load_pair(
         lanes: sequences per model.
         context_length: tokens per lane.
         threads: CPU threads; None for all processors.
+        shared_cache: of llama.cpp, see `LlamaCppModel`: faster where passes are of some lanes, and less reproducible.
 
     Returns:
         The pair, with empty lanes.
@@ -76,7 +78,14 @@ def load_pair(
     if backend is not None and backend not in list(Backend):
         raise unknown_name("--backend", backend, list(Backend))
     dtype = settled_dtype(dtype, device, name, slm=slm, llm=llm, backend=backend)
-    options = _Options(device=device, dtype=dtype, lanes=lanes, context_length=context_length, threads=threads)
+    options = _Options(
+        device=device,
+        dtype=dtype,
+        lanes=lanes,
+        context_length=context_length,
+        threads=threads,
+        shared_cache=shared_cache,
+    )
     if slm is None and llm is None:
         pair_name, sources = _registered(name, backend)
     elif name is not None:
@@ -162,6 +171,7 @@ class _Options:
     lanes: int
     context_length: int
     threads: int | None
+    shared_cache: bool
 
 
 def _registered(name: str | None, backend: str | None) -> tuple[str, list[tuple[str, Backend]]]:
@@ -205,6 +215,7 @@ def _load(source: str, backend: Backend, options: _Options) -> LanguageModel:
             context_length=options.context_length,
             threads=options.threads,
             gpu_layers=gpu_layers(options.device),
+            shared_cache=options.shared_cache,
         )
     from cuhlm_opt.models.huggingface import TransformersModel
 

@@ -77,6 +77,9 @@ class FakePair:
     llm: TableModel
     name: str = "fake"
 
+    def provenance(self) -> dict[str, Any]:
+        return {"name": self.name, "slm": self.slm.provenance(), "llm": self.llm.provenance()}
+
     def close(self) -> None:
         self.slm.close()
         self.llm.close()

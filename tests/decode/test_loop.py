@@ -152,8 +152,8 @@ def test_figures_follow_from_what_was_verified(mode: str, monkeypatch: pytest.Mo
     seen: list[tuple[Any, Ruling]] = []
     genuine = Verifier.verify
 
-    def recording(self: Verifier, skipped: Any, upload: Any, skippable: Any) -> Ruling:
-        ruling = genuine(self, skipped, upload, skippable)
+    def recording(self: Verifier, skipped: Any, upload: Any, *rest: Any) -> Ruling:
+        ruling = genuine(self, skipped, upload, *rest)
         seen.append((upload, ruling))
         return ruling
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from cuhlm_opt.codec import Message
 from cuhlm_opt.decode.drafting import Drafter
 from cuhlm_opt.decode.policy import Device
-from cuhlm_opt.decode.wire import EMPTY, Wire
+from cuhlm_opt.decode.wire import EMPTY, Terms
 from cuhlm_opt.errors import CodecError
 from cuhlm_opt.modes import Mode, PendingData
 from cuhlm_opt.payload import Format
@@ -47,7 +47,7 @@ def test_the_server_reads_what_the_device_proposes(mode: str, seed: int, format:
     decision = device.decide(draft)
     if decision.upload is not None:
         told = draft.token if isinstance(decision.upload, TELLS) else None
-        same(Wire(point=point, vocab_size=12).read(told, decision.message), decision.upload)
+        same(Terms.of(point, 12).read(told, decision.message), decision.upload)
 
 
 @pytest.mark.parametrize("data", PendingData)
@@ -56,11 +56,11 @@ def test_the_server_reads_the_drafts_of_a_round(data: PendingData, seed: int) ->
     rng = np.random.default_rng(seed)
     point = operating_point("speculative", pending_data=data, k=2)
     draft = Drafter(point, rng).draw(rng.normal(scale=2.0, size=12).astype(np.float32))
-    same(Wire(point=point, vocab_size=12).read(draft.token, draft.message), draft.upload)
+    same(Terms.of(point, 12).read(draft.token, draft.message), draft.upload)
 
 
 def test_a_coarse_draft_in_the_lump_is_not_told() -> None:
-    upload = Wire(point=operating_point("coarse"), vocab_size=12).read(None, EMPTY)
+    upload = Terms.of(operating_point("coarse"), 12).read(None, EMPTY)
     assert isinstance(upload, CoarseProposal)
     assert (upload.draft, len(upload.kept)) == (None, 0)
 
@@ -75,11 +75,11 @@ def test_a_coarse_draft_in_the_lump_is_not_told() -> None:
 )  # fmt: skip
 def test_what_no_device_writes_is_refused(mode: str, draft: int | None, message: Message) -> None:
     with pytest.raises(CodecError):
-        Wire(point=operating_point(mode), vocab_size=12).read(draft, message)
+        Terms.of(operating_point(mode), 12).read(draft, message)
 
 
 def test_a_law_without_its_draft_is_refused() -> None:
     point = operating_point(Mode.HLM)
-    message, _ = Wire(point=point, vocab_size=12).codec.transmit(np.full(12, 1 / 12), 12)
+    message, _ = Terms.of(point, 12).codec.transmit(np.full(12, 1 / 12), 12)
     with pytest.raises(CodecError, match="sends a draft"):
-        Wire(point=point, vocab_size=12).read(None, message)
+        Terms.of(point, 12).read(None, message)

@@ -1,0 +1,1 @@
+"""Accuracy: answers of operating points, judged by unit tests."""
