@@ -2,15 +2,18 @@
 
 import json as json_format
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from cuhlm_opt.errors import InputError, unknown_name
-from cuhlm_opt.units import format_si
+from cuhlm_opt.secrets import read_secret, read_token
+from cuhlm_opt.units import format_si, parse_time_s
 
 if TYPE_CHECKING:
     from cuhlm_opt.artefacts import OperatingPoint
@@ -37,13 +40,24 @@ def decode(
         str, typer.Option(help="float32, bfloat16, float16, or auto: bfloat16 where it is faster (transformers).")
     ] = "float32",
     context_length: Annotated[int, typer.Option(help="Tokens of prompt and answer, at least 8.")] = 2048,
+    verifier: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="Ask this server (`serve`), instead of an LLM here.")
+    ] = None,
+    tls: Annotated[bool, typer.Option("--tls", help="Encrypt; trust the system's root certificates.")] = False,
+    tls_ca: Annotated[Path | None, typer.Option(help="Encrypt; trust this certificate, PEM.")] = None,
+    token: Annotated[Path | None, typer.Option(help="File with the bearer token to show.")] = None,
+    deadline: Annotated[str, typer.Option(help="Longest wait for one reply.")] = "60s",
+    offline_after: Annotated[
+        str, typer.Option(help="Go on with the SLM alone once the server has not answered for so long.")
+    ] = "30s",
+    feedback: Annotated[
+        bool, typer.Option("--feedback", help="Send the probabilities of skipped tokens along, to learn their risk.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Answer a prompt at an operating point; text on stdout, what it really cost on stderr."""
     from cuhlm_opt.artefacts import OperatingPoint
     from cuhlm_opt.decode.default_point import default_operating_point, with_mode
-    from cuhlm_opt.decode.loop import decode as run
-    from cuhlm_opt.models.pairs import load_pair
     from cuhlm_opt.modes import Mode
 
     for option, value, least in (
@@ -60,26 +74,115 @@ def decode(
     point = None if operating_point is None else OperatingPoint.read(operating_point)
     if point is not None and chosen is not None:
         point = with_mode(point, chosen)
-    models = load_pair(
-        pair,
-        slm=slm,
-        llm=llm,
-        backend=backend,
-        device=device,
-        dtype=dtype,
-        lanes=1,
-        context_length=context_length,
-    )
-    try:
-        point = point or default_operating_point(models, chosen)
-        result = run(models, point, text, seed=seed, max_tokens=max_tokens, on_text=None if json else _stream)
-    finally:
-        models.close()
+    loading = _Loading(backend=backend, device=device, dtype=dtype, context_length=context_length)
+
+    def settled(name: str) -> OperatingPoint:
+        return point or default_operating_point(name, chosen)
+
+    asked = _Asked(text=text, seed=seed, max_tokens=max_tokens, on_text=None if json else _stream)
+    if verifier is None:
+        result = _decode_here(pair, slm, llm, loading, settled, asked)
+    elif llm is not None:
+        raise InputError(f"--llm {llm!r} cannot be combined with --verifier; the server has the LLM")
+    else:
+        link = _Link(
+            address=verifier,
+            tls=read_secret(tls_ca, "--tls-ca") if tls_ca is not None else b"" if tls else None,
+            token=None if token is None else read_token(token),
+            deadline_s=parse_time_s(deadline, "--deadline"),
+            offline_after_s=parse_time_s(offline_after, "--offline-after"),
+            feedback=feedback,
+        )
+        result = _decode_remotely(pair, slm, link, loading, settled, asked)
     if json:
         print(json_format.dumps(result.to_json()))
         return
     print(flush=True)
-    _show(result, point)
+    _show(result, result.point)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Asked:
+    """What to answer, and how far."""
+
+    text: str
+    seed: int
+    max_tokens: int
+    on_text: Callable[[str], None] | None
+
+
+class _Loading(TypedDict):
+    """How models are loaded."""
+
+    backend: str | None
+    device: str
+    dtype: str
+    context_length: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Link:
+    """The server to ask, and how long to wait for it."""
+
+    address: str
+    tls: bytes | None
+    token: str | None
+    deadline_s: float
+    offline_after_s: float
+    feedback: bool
+
+
+def _decode_here(
+    pair: str | None, slm: str | None, llm: str | None, loading: _Loading,
+    settled: "Callable[[str], OperatingPoint]", asked: _Asked,
+) -> "DecodeResult":  # fmt: skip
+    """Both models in this process."""
+    from cuhlm_opt.decode.loop import decode as run
+    from cuhlm_opt.models.pairs import load_pair
+
+    models = load_pair(pair, slm=slm, llm=llm, **loading)
+    try:
+        return run(
+            models,
+            settled(models.name),
+            asked.text,
+            seed=asked.seed,
+            max_tokens=asked.max_tokens,
+            on_text=asked.on_text,
+        )
+    finally:
+        models.close()
+
+
+def _decode_remotely(
+    pair: str | None, slm: str | None, link: _Link, loading: _Loading,
+    settled: "Callable[[str], OperatingPoint]", asked: _Asked,
+) -> "DecodeResult":  # fmt: skip
+    """The SLM in this process, the LLM at the other end of a link."""
+    from cuhlm_opt.cli.progress import note
+    from cuhlm_opt.models.pairs import load_model
+    from cuhlm_opt.remote.client import Connection, Patience, decode_remotely
+
+    name, model = load_model("slm", pair, source=slm, **loading)
+    try:
+        patience = Patience(deadline_s=link.deadline_s, offline_after_s=link.offline_after_s)
+        connection = Connection(link.address, model, tls=link.tls, token=link.token, patience=patience)
+        try:
+            return decode_remotely(
+                connection,
+                settled(name),
+                asked.text,
+                pair=name,
+                seed=asked.seed,
+                max_tokens=asked.max_tokens,
+                feedback=link.feedback,
+                on_text=asked.on_text,
+                notify=note,
+            )
+        finally:
+            connection.close()
+    finally:
+        model.close()
 
 
 def _read_prompt(prompt: str) -> str:

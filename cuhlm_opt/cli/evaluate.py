@@ -95,7 +95,8 @@ def _points(pair: "Pair", modes: "list[Mode]", solved: "dict[str, OperatingPoint
 
     first = next(iter(solved.values()), None)
     named = {
-        str(mode): default_operating_point(pair, mode) if first is None else with_mode(first, mode) for mode in modes
+        str(mode): default_operating_point(pair.name, mode) if first is None else with_mode(first, mode)
+        for mode in modes
     }
     if both := named.keys() & solved.keys():
         raise InputError(f"--operating-point {min(both)!r} has the name of a --mode; rename the file")

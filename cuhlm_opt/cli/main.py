@@ -15,6 +15,7 @@ from cuhlm_opt.cli.derive import derive
 from cuhlm_opt.cli.evaluate import evaluate
 from cuhlm_opt.cli.figures import figures, figures_data
 from cuhlm_opt.cli.report import report
+from cuhlm_opt.cli.serve import serve
 from cuhlm_opt.cli.simulate import simulate
 from cuhlm_opt.cli.solve import solve
 from cuhlm_opt.cli.sweep import sweep
@@ -28,7 +29,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (calibrate, fit, solve, sweep, simulate, cell, decode, evaluate, derive, figures, figures_data, report):
+for command in (
+    calibrate,
+    fit,
+    solve,
+    sweep,
+    simulate,
+    cell,
+    decode,
+    serve,
+    evaluate,
+    derive,
+    figures,
+    figures_data,
+    report,
+):
     app.command()(command)
 app.add_typer(pairs.app, name="pairs")
 
@@ -43,6 +58,9 @@ _EXTRAS = {
     "matplotlib": "figures",
     "jinja2": "figures",
     "ray": "ray",
+    "grpc": "remote",
+    "grpc_health": "remote",
+    "google": "remote",
     "datasets": "datasets",
 }
 

@@ -8,7 +8,7 @@ from cuhlm_opt.decode.policy import check_point
 from cuhlm_opt.distributions import sample, softmax
 from cuhlm_opt.latency import Accounting
 from cuhlm_opt.links import link_of, settled
-from cuhlm_opt.models.pairs import Pair
+from cuhlm_opt.models.pairs import Pair, load_pair
 from cuhlm_opt.modes import Distortion, Drafting, Mode, Pending, PendingData
 from cuhlm_opt.payload import Format
 from cuhlm_opt.quantisation import Quantiser
@@ -23,11 +23,11 @@ _DRAFTS = 3
 _TIE = 1e-9  # positions with the same context have the same u_bar, and are skipped together or not at all
 
 
-def default_operating_point(pair: Pair, mode: Mode | None) -> OperatingPoint:
+def default_operating_point(pair: str, mode: Mode | None) -> OperatingPoint:
     """Solve for the calibration shipped with `pair`, at 10 MHz, 10 dB, general text; the tiny pair has its own point.
 
     Args:
-        pair: the loaded models.
+        pair: name of the pair.
         mode: decoding mode, `cu-hlm-offline` when None.
 
     Raises:
@@ -35,11 +35,11 @@ def default_operating_point(pair: Pair, mode: Mode | None) -> OperatingPoint:
         InfeasibleError: no point meets the budget.
     """
     mode = mode or Mode.CU_HLM_OFFLINE
-    if pair.name == TINY:
-        return tiny_operating_point(pair, mode)
+    if pair == TINY:
+        return tiny_operating_point(load_pair(TINY), mode)
     from cuhlm_opt.solve import solve
 
-    return solve(calibration=pair.name, bandwidth_hz=BANDWIDTH_HZ, snr_db=SNR_DB, domain=DOMAIN, mode=mode)
+    return solve(calibration=pair, bandwidth_hz=BANDWIDTH_HZ, snr_db=SNR_DB, domain=DOMAIN, mode=mode)
 
 
 def with_mode(point: OperatingPoint, mode: Mode) -> OperatingPoint:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cuhlm_opt.artefacts import OperatingPoint
 from cuhlm_opt.decode.drafting import Drafter, PendingDraft
 from cuhlm_opt.decode.policy import NO_ERROR, NOTHING, Decision, Device, Draft, LawError, Skippable
-from cuhlm_opt.decode.result import DecodeResult, Step
+from cuhlm_opt.decode.result import DecodeResult, Step, Traffic
 from cuhlm_opt.decode.timing import Stopwatch
 from cuhlm_opt.decode.verifier import Risk, Server, Skipped, UnreachableError, Verifier
 from cuhlm_opt.decode.wire import Terms
@@ -145,12 +145,13 @@ class Answer:
             self._show(self._utf8.decode(b"", final=True))
             self._flush()
 
-    def result(self, pair: str, provenance: Mapping[str, Any]) -> DecodeResult:
+    def result(self, pair: str, provenance: Mapping[str, Any], traffic: Traffic | None = None) -> DecodeResult:
         """What was done, after `decode`.
 
         Args:
             pair: name of the model pair.
             provenance: of both models, as `Pair.provenance`.
+            traffic: of the link to the server, if there is one.
         """
         lost = [step for step in self.steps if step.alone]
         warnings = [*self._point.warnings, *_warnings(pair, provenance, self._point)]
@@ -167,7 +168,8 @@ class Answer:
             flushed=self._flushed,
             seconds=self._stopwatch.seconds,
             warnings=tuple(warnings),
-            assumptions=_assumptions(self._point),
+            assumptions=_assumptions(self._point, traffic),
+            traffic=traffic,
         )
 
     def _prefill(self, prompt: str, max_tokens: int) -> None:
@@ -397,19 +399,24 @@ def _warnings(pair: str, provenance: Mapping[str, Any], point: OperatingPoint) -
     return warnings
 
 
-def _assumptions(point: OperatingPoint) -> tuple[str, ...]:
+def _assumptions(point: OperatingPoint, traffic: Traffic | None) -> tuple[str, ...]:
     link = link_of(point.channel)
-    lines = [
+    priced = (
         f"link: {link.uplink.describe()}; {link.uplink.rate_bps:g} bit/s, round trip {link.rtt_s:g} s, downlink "
-        f"{link.downlink_s:g} s per token; priced at its mean time, not slept",
+        f"{link.downlink_s:g} s per token; priced at its mean time, not slept"
+    )
+    measured = "link: real; its time is that of waiting for replies, without the LLM's as the server tells it"
+    lines = [
+        priced if traffic is None else measured,
         "no pipelining: compute and link times add up; prefill, flush and audit are measured apart",
         "a token that ends the answer counts as a token",
     ]
     if point.mode is Mode.SPECULATIVE:
         lines.append("no more tokens are drafted than may still be put out, and none behind one that ends the answer")
     if point.mode not in (Mode.SLM, Mode.LLM):
-        lines.append(
-            f"the server verifies with what it decodes, {point.b_prob} bits a probability in {point.quantiser} levels; "
-            "token ids, and the probabilities of skipped tokens that bias_skip is measured with, are not billed"
+        decoded = (
+            f"the server verifies with what it decodes, {point.b_prob} bits a probability in {point.quantiser} levels"
         )
+        billed = "; token ids, and the probabilities of skipped tokens that bias_skip is measured with, are not billed"
+        lines.append(decoded + (billed if traffic is None else ""))
     return tuple(lines)

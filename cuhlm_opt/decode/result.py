@@ -4,7 +4,7 @@ Every figure but those under `timing` is a function of the steps, so that the sa
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
@@ -51,6 +51,19 @@ class Step:
     """What truncation and quantisation add to the bias at most; None where no bound is known."""
 
 
+@dataclass(kw_only=True)
+class Traffic:
+    """What crossed a real link: gRPC's prefixes and the frames of HTTP/2 are in; TLS, TCP and IP are not."""
+
+    sent_bytes: int = 0
+    received_bytes: int = 0
+    messages: int = 0
+    """Sent with a draft, or a round of them, to verify."""
+    message_bytes: int = 0
+    """Of these, within `sent_bytes`."""
+    reconnects: int = 0
+
+
 @dataclass(frozen=True, kw_only=True)
 class DecodeResult:
     """A finished answer.
@@ -68,6 +81,7 @@ class DecodeResult:
         seconds: measured wall time by label.
         warnings: what the reader should know before trusting the figures.
         assumptions: what the figures rest on.
+        traffic: what crossed the link, if there was one; then its time was measured, not priced.
     """
 
     pair: str
@@ -81,6 +95,7 @@ class DecodeResult:
     seconds: Mapping[str, float]
     warnings: tuple[str, ...]
     assumptions: tuple[str, ...]
+    traffic: Traffic | None = None
 
     @property
     def uploads(self) -> tuple[Step, ...]:
@@ -152,7 +167,12 @@ class DecodeResult:
 
     @property
     def link_s(self) -> float:
-        """Priced link time: mean time of each upload, a round trip each (in `llm` one an answer), the downlink."""
+        """Time of the link: measured, or priced with the mean time of each upload, a round trip each, the downlink.
+
+        In mode `llm` there is one round trip an answer.
+        """
+        if self.traffic is not None:
+            return self.seconds.get("link", 0.0)
         link, llm_only = self._link, self.point.mode is Mode.LLM
         exchanges = 1 if llm_only else len(self.uploads)
         returned = len(self.steps) if llm_only else len(self.uploads)
@@ -190,7 +210,8 @@ class DecodeResult:
             "seed": self.seed,
             "pair": self.pair,
             "finish_reason": self.finish_reason,
-            "wire_bytes": None,
+            "wire_bytes": None if self.traffic is None else self.traffic.sent_bytes,
+            "wire": self._wire(),
             "n_tokens": len(steps),
             "prompt_tokens": self.prompt_tokens,
             "skip_rate": sum(step.skipped for step in steps) / len(steps),
@@ -224,6 +245,17 @@ class DecodeResult:
             "timing": self._timing(),
             "warnings": list(self.warnings),
             "assumptions": list(self.assumptions),
+        }
+
+    def _wire(self) -> dict[str, int] | None:
+        """Bytes on the wire beside the codec's."""
+        if self.traffic is None:
+            return None
+        codec = sum((step.payload_bits + 7) // 8 for step in self.uploads)
+        return {
+            **asdict(self.traffic),
+            "codec_bytes": codec,
+            "overhead_bytes": self.traffic.message_bytes - codec,
         }
 
     def _timing(self) -> dict[str, float]:

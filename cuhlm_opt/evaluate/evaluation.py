@@ -30,7 +30,7 @@ _RUN, _ANSWERS = "run.json", "answers.jsonl"
 _RESAMPLES = 2000
 
 
-class Answer(Artefact):
+class JudgedAnswer(Artefact):
     """One answer, and what it cost; skipped and uploaded tokens are counted, bits are the codec's."""
 
     point: str
@@ -108,7 +108,7 @@ def evaluate(
     resume: bool = False,
     progress: Callable[[int, int], None] = lambda tokens, done: None,
 ) -> Evaluation:
-    """Answer every task at every point, run the tests, and compare each point with the first, task by task.
+    """JudgedAnswer every task at every point, run the tests, and compare each point with the first, task by task.
 
     Args:
         pair: both models; as many tasks as they have lanes are answered at once.
@@ -166,10 +166,10 @@ def evaluate(
     return evaluation
 
 
-def _judged(name: str, task: Task, result: DecodeResult, timeout_s: float) -> Answer:
+def _judged(name: str, task: Task, result: DecodeResult, timeout_s: float) -> JudgedAnswer:
     why = failure(task.program(result.text), timeout_s)
     risk = result.bias_skip if result.risk_expected is None else result.risk_expected
-    return Answer(
+    return JudgedAnswer(
         point=name,
         task_id=task.task_id,
         seed=result.seed,
@@ -186,7 +186,7 @@ def _judged(name: str, task: Task, result: DecodeResult, timeout_s: float) -> An
 
 
 def _result(
-    point: OperatingPoint, answers: Sequence[Answer], first: tuple[str, Sequence[Answer]] | None
+    point: OperatingPoint, answers: Sequence[JudgedAnswer], first: tuple[str, Sequence[JudgedAnswer]] | None
 ) -> PointResult:
     risks = [np.nan if answer.risk is None else answer.risk for answer in answers]
     columns = [(answer.n_tokens, answer.skipped, risk) for answer, risk in zip(answers, risks, strict=True)]
@@ -206,7 +206,7 @@ def _result(
     )
 
 
-def _paired(other: str, theirs: Sequence[Answer], ours: Sequence[Answer]) -> Paired | None:
+def _paired(other: str, theirs: Sequence[JudgedAnswer], ours: Sequence[JudgedAnswer]) -> Paired | None:
     """Over the tasks of both; None where there is none."""
     reference = {answer.task_id: answer.passed for answer in theirs}
     both = [(1, answer.passed, reference[answer.task_id]) for answer in ours if answer.task_id in reference]
@@ -258,7 +258,7 @@ def _claim(out: Path, run: dict[str, Any], points: Mapping[str, OperatingPoint],
     write_atomically(path, json.dumps({**run, "points": {**held, **asked}}, indent=2) + "\n")
 
 
-def _read(path: Path) -> Iterator[Answer]:
+def _read(path: Path) -> Iterator[JudgedAnswer]:
     """Answers that are there; a last line that a kill has cut is removed."""
     if not path.exists():
         return
@@ -268,11 +268,11 @@ def _read(path: Path) -> Iterator[Answer]:
         write_atomically(path, "".join(lines))
     for number, line in enumerate(lines, start=1):
         try:
-            yield Answer.model_validate_json(line)
+            yield JudgedAnswer.model_validate_json(line)
         except ValidationError:
             raise RunError(f"{path}: line {number} holds no answer; remove it, and --resume answers it again") from None
 
 
-def _append(path: Path, answer: Answer) -> None:
+def _append(path: Path, answer: JudgedAnswer) -> None:
     with path.open("a", encoding="utf-8") as file:
         file.write(answer.model_dump_json() + "\n")

@@ -1,5 +1,6 @@
 """Load a small and a large model that share one vocabulary, by the name of a registered pair or one by one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -10,6 +11,8 @@ from cuhlm_opt.models.files import cache_dir, verify_file
 from cuhlm_opt.models.padding import without_padding
 from cuhlm_opt.models.protocol import LanguageModel
 from cuhlm_opt.models.registry import Backend, ModelFile, registry
+
+ROLES = ("slm", "llm")
 
 PROBE = (
     "def f(x: int) -> str:\n\treturn f'{x:>08.3f}' if x != 0 else None  # 12345 67.89e-10\r\n\n"
@@ -111,6 +114,47 @@ def load_pair(
     return Pair(name=pair_name, slm=small, llm=large)
 
 
+def load_model(
+    role: str,
+    name: str | None = None,
+    *,
+    source: str | None = None,
+    backend: str | None = None,
+    device: str = "auto",
+    dtype: str = "float32",
+    lanes: int = 1,
+    context_length: int = 2048,
+    threads: int | None = None,
+    shared_cache: bool = False,
+) -> tuple[str, LanguageModel]:
+    """Load one model of a pair, for a device or a server that has no other: (name of the pair or source, model).
+
+    Args:
+        role: "slm" or "llm".
+        name: a pair of the registry; the default one where neither it nor `source` is given.
+        source: hub id, folder or GGUF file, instead of `name`.
+
+    The others, and the errors, are those of `load_pair`.
+    """
+    if source is not None and name is not None:
+        raise InputError(f"--pair {name!r} cannot be combined with --{role}; give one or the other")
+    if backend is not None and backend not in list(Backend):
+        raise unknown_name("--backend", backend, list(Backend))
+    dtype = settled_dtype(dtype, device, name, **{role: source}, backend=backend)
+    options = _Options(
+        device=device,
+        dtype=dtype,
+        lanes=lanes,
+        context_length=context_length,
+        threads=threads,
+        shared_cache=shared_cache,
+    )
+    if source is not None:
+        return Path(source).name, _load(source, _backend_of(source, backend), options)
+    pair, (found,) = _registered(name, backend, (role,))
+    return pair, _load(*found, options)
+
+
 def settled_dtype(
     dtype: str,
     device: str,
@@ -157,11 +201,11 @@ def check_vocabularies(slm: LanguageModel, llm: LanguageModel) -> None:
             )
 
 
-def missing_files(name: str | None) -> list[ModelFile]:
-    """Files of a registered pair that are not in the cache folder with their size."""
+def missing_files(name: str | None, roles: Sequence[str] = ROLES) -> list[ModelFile]:
+    """Files of a registered pair, of both models or one, that are not in the cache folder with their size."""
     folder = cache_dir()
-    files = registry().files_of(registry().pair(name)).values()
-    return [file for file in files if not _has_size(folder / file.name, file.size)]
+    files = registry().files_of(registry().pair(name))
+    return [file for role, file in files.items() if role in roles and not _has_size(folder / file.name, file.size)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,22 +218,26 @@ class _Options:
     shared_cache: bool
 
 
-def _registered(name: str | None, backend: str | None) -> tuple[str, list[tuple[str, Backend]]]:
+def _registered(
+    name: str | None, backend: str | None, roles: Sequence[str] = ROLES
+) -> tuple[str, list[tuple[str, Backend]]]:
     """Name, sources and backends of a registered pair; its files are verified."""
     entry = registry().pair(name)
-    if missing_files(name):
+    if missing_files(name, roles):
         raise InputError(
             f"--pair {entry.name!r} is not in {cache_dir()}; get it with: cuhlm-opt pairs fetch {entry.name}"
         )
     chosen = Backend(backend) if backend else entry.backend
     if chosen is not entry.backend and (entry.backend, chosen) != (Backend.LLAMA_CPP, Backend.TRANSFORMERS):
         raise InputError(f"--backend {backend!r} cannot load --pair {entry.name!r}; it needs {str(entry.backend)!r}")
-    sources = {"slm": entry.slm, "llm": entry.llm}
+    sources = {role: getattr(entry, role) for role in roles}
     for role, file in registry().files_of(entry).items():
+        if role not in roles:
+            continue
         path = cache_dir() / file.name
         verify_file(path, size=file.size, sha256=None if file.derived else file.sha256)
         sources[role] = str(path)
-    return entry.name, [(sources["slm"], chosen), (sources["llm"], chosen)]
+    return entry.name, [(source, chosen) for source in sources.values()]
 
 
 def _backend_of(source: str, backend: str | None) -> Backend:

@@ -14,7 +14,10 @@ from typing import Any
 
 import grpc
 
+from cuhlm_opt.artefacts import OperatingPoint
 from cuhlm_opt.codec import Message
+from cuhlm_opt.decode.loop import Answer
+from cuhlm_opt.decode.result import DecodeResult, Traffic
 from cuhlm_opt.decode.timing import Stopwatch
 from cuhlm_opt.decode.verifier import Risk, Ruling, Skipped, UnreachableError
 from cuhlm_opt.decode.wire import Terms
@@ -35,19 +38,6 @@ _REFUSALS = {
 }
 """What asking again would not change."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.1, 5.0
-
-
-@dataclass(kw_only=True)
-class Traffic:
-    """What crossed the link, HTTP/2 frames and gRPC prefixes included; TLS, TCP and IP are not."""
-
-    sent_bytes: int = 0
-    received_bytes: int = 0
-    messages: int = 0
-    """Sent with a token to verify, or with a round."""
-    message_bytes: int = 0
-    """Of these, within `sent_bytes`."""
-    reconnects: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -394,3 +384,47 @@ class RemoteVerifier:
 def _risks(reply: pb.Reply, skipped: Sequence[Skipped]) -> tuple[Risk, ...]:
     betas: Iterator[float] = iter(reply.rejection)
     return tuple(Risk(beta=next(betas, None), expected=None) for _ in skipped)
+
+
+def decode_remotely(
+    connection: Connection,
+    point: OperatingPoint,
+    prompt: str,
+    *,
+    pair: str,
+    seed: int = 0,
+    max_tokens: int = 128,
+    feedback: bool = False,
+    on_text: Callable[[str], None] | None = None,
+    notify: Callable[[str], None] = lambda text: None,
+) -> DecodeResult:
+    """Answer `prompt` at `point` with the LLM of a server: the text that one process would write.
+
+    Where the server stops answering, the SLM goes on alone, and the result says from which token on.
+
+    Args:
+        connection: to the server; lane 0 of its SLM is cleared and used.
+        point: as `decode.loop.decode`.
+        prompt: as there.
+        pair: name of the model pair.
+        seed: as there, and below 2^64.
+        max_tokens: as there.
+        feedback: send the probabilities of skipped tokens along, to learn their risk.
+        on_text: as there.
+        notify: told of a fault in a line.
+
+    Raises:
+        InputError: as there; or the server has another vocabulary, or mode `slm` asks none.
+        RunError: as there; or the server refuses.
+    """
+    if point.mode is Mode.SLM:
+        raise InputError("mode 'slm' asks no verifier; leave --verifier out")
+    if seed >= 2**64:
+        raise InputError(f"seed {seed!r} is not allowed with a verifier; give an integer below 2^64")
+    stopwatch = Stopwatch()
+    terms = Terms.of(point, connection.slm.vocab_size)
+    server = RemoteVerifier(connection, terms, seed, stopwatch, feedback=feedback, notify=notify)
+    answer = Answer(connection.slm, server, point, stopwatch, seed=seed, on_text=on_text)
+    answer.decode(prompt, max_tokens)
+    provenance = {"name": pair, "slm": connection.slm.provenance(), "llm": connection.provenance()}
+    return answer.result(pair, provenance, server.traffic)

@@ -5,7 +5,6 @@ import ipaddress
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -57,9 +56,7 @@ class Server:
         idle_s: float = 600.0,
         max_message_bytes: int = 4 * 2**20,
     ) -> None:
-        host, _ = split_address(address, "--listen")
-        if not is_loopback(host) and (tls is None or token is None):
-            raise InputError(f"--listen {address!r} is no loopback address: it needs --tls-cert, --tls-key and --token")
+        host = require_allowed(address, tls, token)
         self.service = VerifierService(llm, name, conversations=conversations, idle_s=idle_s)
         self._health = health.HealthServicer()
         self._server = grpc.server(
@@ -101,6 +98,14 @@ class Server:
         self._server.stop(grace_s).wait()
 
 
+def require_allowed(address: str, tls: Tls | None, token: str | None) -> str:
+    """The host of an address to listen on; InputError for one that is not loopback, without TLS or token."""
+    host, _ = split_address(address, "--listen")
+    if not is_loopback(host) and (tls is None or token is None):
+        raise InputError(f"--listen {address!r} is no loopback address: it needs --tls-cert, --tls-key and --token")
+    return host
+
+
 def split_address(address: str, option: str) -> tuple[str, int]:
     """Host, with the brackets of an IPv6 address, and port.
 
@@ -125,25 +130,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
-
-
-def read_secret(path: Path, option: str) -> bytes:
-    """Content of a key, certificate or token file, not empty."""
-    try:
-        content = path.read_bytes().strip()
-    except OSError as error:
-        raise InputError(f"{option} {str(path)!r}: {error.strerror}") from None
-    if not content:
-        raise InputError(f"{option} {str(path)!r} is empty")
-    return content
-
-
-def read_token(path: Path) -> str:
-    """A bearer token: printable ASCII without spaces, at least 16 characters."""
-    token = read_secret(path, "--token").decode("latin-1")
-    if len(token) < 16 or not all("!" <= character <= "~" for character in token):
-        raise InputError(f"--token {str(path)!r} holds no token: at least 16 printable ASCII characters, no spaces")
-    return token
 
 
 class _Token(grpc.ServerInterceptor):

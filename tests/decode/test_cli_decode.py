@@ -169,8 +169,8 @@ def test_another_mode_takes_what_the_solver_found_for_it() -> None:
 
 def test_the_default_point_of_the_tiny_pair_keeps_its_budget() -> None:
     pair = load_pair("tiny")
-    point = default_operating_point(pair, None)
-    assert point == default_operating_point(pair, Mode.CU_HLM_OFFLINE)
+    point = default_operating_point(pair.name, None)
+    assert point == default_operating_point(pair.name, Mode.CU_HLM_OFFLINE)
     assert point.bias_skip is not None
     assert 0 < point.bias_skip <= point.bias_budget
     assert point.skip_rate is not None

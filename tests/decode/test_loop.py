@@ -232,7 +232,7 @@ def test_warnings_name_what_cannot_be_trusted() -> None:
 def test_a_pair_with_other_laws_than_the_recorded_one_is_named() -> None:
     pair = load_pair("tiny")
     models = pair.provenance()
-    point = default_operating_point(pair, Mode.U_HLM)
+    point = default_operating_point(pair.name, Mode.U_HLM)
 
     def warnings(models: dict[str, Any]) -> str:
         reference = point.calibration.model_copy(update={"models": models})
