@@ -214,8 +214,22 @@ def _show(result: "DecodeResult", point: "OperatingPoint") -> None:
         table.add_column(title, justify="left" if not title else "right")
     solved = _solved(point)
     rounds = (("tokens per round", "tokens_per_round", ""),) if point.drafting is not None else ()
+    wire = figures["wire"] or {}
+    crossed = (
+        ("bytes sent per token", "sent_per_token", ""),
+        ("of them not the codec's", "overhead_share", ""),
+        ("reconnects", "reconnects", ""),
+        ("link per token", "link_s_per_token", "s"),
+    )
+    n, sent = figures["n_tokens"], wire.get("sent_bytes", 0)
+    shares = {
+        "sent_per_token": sent / n,
+        "overhead_share": 1 - wire.get("codec_bytes", 0) / sent if sent else None,
+        "link_s_per_token": figures["link_total_s"] / n,
+    }
     for label, key, unit in (
         *rounds,
+        *(crossed if wire else ()),
         ("skip rate", "skip_rate", ""),
         ("bits per upload", "payload_bits", ""),
         ("rejection rate", "rejection_rate", ""),
@@ -228,7 +242,7 @@ def _show(result: "DecodeResult", point: "OperatingPoint") -> None:
         ("truncation, at most", "bias_truncation", ""),
         ("rounding, at most", "bias_quantisation", ""),
     ):
-        measured = {**figures, **timing}[key]
+        measured = {**figures, **timing, **wire, **shares}[key]
         table.add_row(label, _number(measured, unit), _number(solved.get(_BESIDE.get(key, key)), unit))
     console.print(table)
     for line in figures["warnings"]:

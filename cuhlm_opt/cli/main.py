@@ -29,21 +29,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (
-    calibrate,
-    fit,
-    solve,
-    sweep,
-    simulate,
-    cell,
-    decode,
-    serve,
-    evaluate,
-    derive,
-    figures,
-    figures_data,
-    report,
-):
+COMMANDS = (
+    calibrate, fit, solve, sweep, simulate, cell, decode, serve, evaluate, derive, figures, figures_data, report,
+)  # fmt: skip
+for command in COMMANDS:
     app.command()(command)
 app.add_typer(pairs.app, name="pairs")
 

@@ -222,7 +222,7 @@ class DecodeResult:
             "rejection_rate": rejections / len(asked) if rejections is not None and asked else None,
             "payload_bits": payload_bits,
             "payload_bits_total": self.payload_bits_total,
-            "uplink_s": self._uplink_s / len(uploads) if uploads else None,
+            "uplink_s": self._uplink_s / len(uploads) if uploads and self.traffic is None else None,
             "link_total_s": self.link_s,
             "server_passes_per_token": sum(step.read > 0 for step in steps) / len(steps),
             "llm_tokens_read": sum(step.read for step in steps),

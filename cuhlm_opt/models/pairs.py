@@ -133,8 +133,13 @@ def load_model(
         role: "slm" or "llm".
         name: a pair of the registry; the default one where neither it nor `source` is given.
         source: hub id, folder or GGUF file, instead of `name`.
-
-    The others, and the errors, are those of `load_pair`.
+        backend: as `load_pair`, and so are those below, and the errors.
+        device: as there.
+        dtype: as there.
+        lanes: as there.
+        context_length: as there.
+        threads: as there.
+        shared_cache: as there.
     """
     if source is not None and name is not None:
         raise InputError(f"--pair {name!r} cannot be combined with --{role}; give one or the other")
