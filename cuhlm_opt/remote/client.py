@@ -216,6 +216,7 @@ class RemoteVerifier:
         self._prompt_tokens: list[int] = []
         self._answer: list[int] = []  # what the server knows of it
         self._most = self._streaming = 0
+        self._is_read = False
         self.traffic = Traffic()
 
     @property
@@ -236,8 +237,10 @@ class RemoteVerifier:
         return list(self._prompt_tokens)
 
     def prefill(self, prompt: Sequence[int], most: int) -> None:
-        """The server reads the prompt without being told; in mode `llm` it is told to draw `most` tokens."""
+        """Wait until the server has read the prompt; in mode `llm` it will be told to draw `most` tokens."""
         self._most = most
+        with self._stopwatch("prefill_llm"):
+            self._persist(self._read_context)
 
     def verify(self, skipped: Sequence[Skipped], upload: Upload, message: Message, skippable: object) -> Ruling:
         """Ask for the next token; in mode `llm` wait for it."""
@@ -313,7 +316,7 @@ class RemoteVerifier:
     def _begin(self) -> None:
         """Open a conversation, at first with the prompt, later with all tokens that are certain."""
         self._connection.describe()
-        self._stream, self._streaming = self._connection.open(), 0
+        self._stream, self._streaming, self._is_read = self._connection.open(), 0, False
         begin = pb.Begin(terms=messages.written_terms(self._terms), seed=self._seed)
         if self._prompt_tokens:
             self.traffic.reconnects += 1
@@ -323,10 +326,18 @@ class RemoteVerifier:
             begin.prompt = self._prompt
         self._send(pb.Request(begin=begin))
         tokens = list(self._receive(0, any_tokens=True).tokens)
-        if not self._prompt_tokens:
-            if not tokens:
-                raise FaultError("it answers nonsense")
+        if self._prompt_tokens:
+            self._read_context()
+        elif tokens:
             self._prompt_tokens = tokens
+        else:
+            raise FaultError("it answers nonsense")
+
+    def _read_context(self) -> None:
+        """Wait until the server has read what the conversation began with."""
+        if not self._is_read:
+            self._receive(0)
+            self._is_read = True
 
     def _asked(self, request: pb.Request, skipped: Sequence[Skipped], most: int) -> pb.Reply:
         """The reply to one request, checked: at least a token if `most` are allowed."""

@@ -52,9 +52,11 @@ class Conversation:
         """Tokens of the prompt, if it was text."""
         return pb.Reply(tokens=self._context if self._is_text else ())
 
-    def prefill(self) -> None:
+    def prefilled(self) -> pb.Reply:
         """Read the context."""
-        self._verifier.prefill(self._context, 0)
+        with self._timed() as seconds:
+            self._verifier.prefill(self._context, 0)
+        return pb.Reply(read=len(self._context) - 1, seconds=seconds[0])
 
     def replies(self, request: pb.Request) -> Iterator[pb.Reply]:
         """What `request` is answered with, in turn."""
@@ -182,7 +184,7 @@ class VerifierService(grpc.GenericRpcHandler):
                     raise CodecError(f"a conversation begins with begin, not {begin.WhichOneof('kind')!r}")
                 conversation = Conversation(llm, begin.begin)
                 yield conversation.opening()
-                conversation.prefill()
+                yield conversation.prefilled()
                 while (data := _next(requests, idle)) is not None:
                     yield from conversation.replies(messages.parsed(pb.Request, data))
         finally:
