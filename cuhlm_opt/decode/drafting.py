@@ -14,18 +14,16 @@ from cuhlm_opt.decode.wire import Terms
 from cuhlm_opt.distributions import sample
 from cuhlm_opt.gate import Step
 from cuhlm_opt.modes import Drafting
-from cuhlm_opt.verification import CoarseProposal, Proposal, Upload
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PendingDraft:
-    """A draft that waits to be tested, with its part of the message: `entries` of its law.
+    """A draft that waits to be tested, with its part of the message, which holds `entries` of its law.
 
     `stops` says that the device drafts no further behind it; `u` is its uncertainty where that was read.
     """
 
     token: int
-    upload: Upload
     message: Message
     entries: int
     u: float | None
@@ -51,20 +49,17 @@ class Drafter:
         x, vocab_size, k = step.law, len(logits), point.k or 0
         terms = Terms.of(point, vocab_size)
         codec = terms.codec
-        upload: Upload
         if terms.is_coarse:
             kept = step.largest(min(k, vocab_size - 1))  # one token at least makes the lump
             message = codec.encode(kept, x[kept])
             kept, masses = codec.decode(message)
             token = sample(lumped_law(x, kept, masses), self._rng)
-            upload = CoarseProposal(kept=kept, masses=masses, draft=token if token in kept else None)
         else:
             k = min(k, vocab_size)
             message, law = codec.transmit(x, k)
             token = sample(law, self._rng)
-            upload = Proposal(draft=token, law=law)
         u, stops = self._reads(step, token)
-        return PendingDraft(token=token, upload=upload, message=message, entries=k, u=u, stops=stops)
+        return PendingDraft(token=token, message=message, entries=k, u=u, stops=stops)
 
     def _reads(self, step: Step, token: int) -> tuple[float | None, bool]:
         """Uncertainty of a draft, and whether it stops drafting; a threshold of None lets every draft stop it."""

@@ -19,7 +19,7 @@ from cuhlm_opt.decode.policy import NO_ERROR, NOTHING, Decision, Device, Draft, 
 from cuhlm_opt.decode.result import DecodeResult, Step, Traffic
 from cuhlm_opt.decode.timing import Stopwatch
 from cuhlm_opt.decode.verifier import Risk, Server, Skipped, UnreachableError, Verifier
-from cuhlm_opt.decode.wire import Terms
+from cuhlm_opt.decode.wire import EMPTY, Terms
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.latency import Accounting
 from cuhlm_opt.links import link_of
@@ -27,9 +27,8 @@ from cuhlm_opt.models.pairs import Pair
 from cuhlm_opt.models.protocol import LanguageModel
 from cuhlm_opt.modes import Distortion, Mode
 from cuhlm_opt.provenance import pair_differences
-from cuhlm_opt.verification import Query, Round
 
-_STREAM = Decision(upload=Query(), skippable=NOTHING)
+_STREAM = Decision(message=EMPTY, skippable=NOTHING)
 """Mode `llm`: the server draws every token, the device proposes nothing."""
 
 
@@ -259,7 +258,7 @@ class Answer:
             draft = self._device.draw(logits)
             decision = self._device.decide(draft)
         self._drawn = [Drawn(token=draft.token, u=decision.u)]
-        if decision.upload is not None:
+        if decision.message is not None:
             return self._ask(decision, draft)
         error, skippable = self._audited(draft, decision)
         self.steps.append(
@@ -294,9 +293,7 @@ class Answer:
                 break
         drafts = tuple(draft.token for draft in pending)
         ended = bool(drafts) and drafts[-1] in self._eos
-        drafted = Round(drafts=drafts, uploads=tuple(draft.upload for draft in pending))
-        messages = [draft.message for draft in pending]
-        tokens, read = self._server.verify_round(drafted, messages, ended=ended)
+        tokens, read = self._server.verify_round([(draft.token, draft.message) for draft in pending], ended=ended)
         self._unread = self._after(unread, drafts, tokens)
         for place, token in enumerate(tokens):
             own = pending[place] if place < len(pending) else None
@@ -335,10 +332,10 @@ class Answer:
 
     def _ask(self, decision: Decision, draft: Draft | None) -> int:
         """Send an upload and take the server's token."""
-        upload = decision.upload
-        assert upload is not None
+        message = decision.message
+        assert message is not None
         error, skippable = (NO_ERROR, decision.skippable) if draft is None else self._audited(draft, decision)
-        ruling = self._server.verify(self._pending, upload, decision.message, skippable)
+        ruling = self._server.verify(self._pending, decision.told, message, skippable)
         self.steps.append(
             Step(
                 token=ruling.token,
@@ -346,8 +343,8 @@ class Answer:
                 skipped=False,
                 u=decision.u,
                 entries=decision.entries,
-                payload_bits=decision.message.bits,
-                accepted=None if isinstance(upload, Query) else ruling.accepted,
+                payload_bits=message.bits,
+                accepted=ruling.accepted if self._point.mode not in (Mode.LLM, Mode.QUERY) else None,
                 read=ruling.read,
                 state=self._device.state,
                 error=error,

@@ -17,7 +17,6 @@ from cuhlm_opt.gate import Step, read_signal
 from cuhlm_opt.modes import Distortion, Drafting, Mode
 from cuhlm_opt.signals import Signal
 from cuhlm_opt.truncation import reconstruct, size_grid
-from cuhlm_opt.verification import CoarseProposal, Proposal, Query, Upload
 
 _Value = TypeVar("_Value")
 
@@ -66,14 +65,15 @@ class Reading:
 class Draft:
     """A token drawn from x of `step`, or from `decoded`, what the server will decode.
 
-    That is x_hat in mode `exact`, and in mode `coarse` the lumped law. `message` is what it was decoded from, and in
-    mode `coarse` `reading` the gate's, which came before the draft.
+    That is x_hat in mode `exact`, and in mode `coarse` the lumped law. `message` is what it was decoded from, with so
+    many `entries`, and in mode `coarse` `reading` the gate's, which came before the draft.
     """
 
     token: int
     step: Step
     decoded: NDArray[np.float64] | None = None
-    message: Message | None = None
+    message: Message = EMPTY
+    entries: int = 0
     reading: Reading | None = None
 
     @property
@@ -104,16 +104,14 @@ NO_ERROR = LawError(truncation=0.0, quantisation=0.0)
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Decision:
-    """Keep the draft (`upload` is None), or send `message`, which holds `entries` vocabulary entries.
+    """Keep the draft (`message` is None), or send `message`, which holds `entries` vocabulary entries.
 
-    `upload` is what the server makes of it, and of the draft where it is told.
-
-    `u` is the signal of the draft, None where the decision did not need it. `skippable` is what the gate came to know
-    of the whole skippable set.
+    `told` is the draft, where the server is told. `u` is the signal of the draft, None where the decision did not need
+    it. `skippable` is what the gate came to know of the whole skippable set.
     """
 
-    upload: Upload | None
-    message: Message = EMPTY
+    message: Message | None
+    told: int | None = None
     entries: int = 0
     u: float | None = None
     skippable: Skippable | None = None
@@ -145,38 +143,40 @@ class Device:
         step = Step(logits, self._point.temperature, self._point.top_p)
         everything = self._threshold is not None and self._threshold >= 1  # kept, so that nothing is sent or decoded
         if self._mode is Mode.EXACT and not everything:
-            message, law = self._codec(len(logits)).transmit(step.law, min(_given(self._point.k), len(logits)))
-            return Draft(token=sample(law, self._rng), step=step, decoded=law, message=message)
+            k = min(_given(self._point.k), len(logits))
+            message, law = self._codec(len(logits)).transmit(step.law, k)
+            return Draft(token=sample(law, self._rng), step=step, decoded=law, message=message, entries=k)
         if self._mode is Mode.COARSE and self._threshold is not None and not everything:
             reading = _read_gate(step, self._threshold)
             kept = reading.skippable(step.masses(reading.tokens), self._threshold)
             codec = self._codec(len(logits))
             message = codec.encode(kept.tokens, kept.masses)
             law = lumped_law(step.law, *codec.decode(message))
-            return Draft(token=sample(law, self._rng), step=step, decoded=law, message=message, reading=reading)
+            token, entries = sample(law, self._rng), len(kept.tokens)
+            return Draft(token=token, step=step, decoded=law, message=message, entries=entries, reading=reading)
         return Draft(token=step.draw(self._rng), step=step)
 
     def decide(self, draft: Draft) -> Decision:
         """Decide whether to keep `draft` without asking, and write the upload if not."""
         if self._mode is Mode.SLM:
-            return Decision(upload=None)
+            return Decision(message=None)
         if self._mode is Mode.RANDOM:
             skip = self._rng.random() < _given(self._point.skip_rate)
-            return Decision(upload=None) if skip else self._ask(draft, None, None)
+            return Decision(message=None) if skip else self._ask(draft, None, None)
         threshold = self._threshold
         if threshold is None:
             return self._ask(draft, None, NOTHING)
         if threshold >= 1:
-            return Decision(upload=None)
+            return Decision(message=None)
         if self._point.signal != Signal.U_BAR:
             u = self._signal(draft)
-            return Decision(upload=None, u=u) if u <= threshold else self._ask(draft, u, None)
+            return Decision(message=None, u=u) if u <= threshold else self._ask(draft, u, None)
         if draft.token not in _candidates(draft.step, threshold) and self._mode is not Mode.COARSE:
             return self._ask(draft, None, None)  # whatever its u_bar, it lies above the threshold: not computed
         reading = draft.reading or _read_gate(draft.step, threshold)
         skippable, known = reading.skippable(draft.masses(reading.tokens), threshold), reading.of(draft.token)
         if draft.token in skippable.tokens:
-            return Decision(upload=None, u=known, skippable=skippable)
+            return Decision(message=None, u=known, skippable=skippable)
         return self._ask(draft, known, skippable)
 
     def watch(self, draft: Draft, decision: Decision) -> Skippable | None:
@@ -222,24 +222,17 @@ class Device:
 
     def _ask(self, draft: Draft, u: float | None, skippable: Skippable | None) -> Decision:
         """Write the upload of a draft that is not kept."""
-        vocab_size, message = len(draft.step.logits), draft.message or EMPTY
-        upload: Upload
-        match self._mode:
-            case Mode.QUERY:
-                upload, entries = Query(), 0
-            case Mode.COARSE:
-                kept, masses = self._codec(vocab_size).decode(message)
-                upload, entries = CoarseProposal(kept=kept, masses=masses, draft=None), len(kept)
-            case Mode.EXACT:
-                upload = Proposal(draft=draft.token, law=draft.law)
-                entries = min(_given(self._point.k), vocab_size)
-            case _:
-                entries = vocab_size
-                if self._mode in (Mode.CU_HLM_OFFLINE, Mode.CU_HLM_ONLINE):
-                    u, entries = self._truncation_size(draft, u)
-                message, decoded = self._codec(vocab_size).transmit(draft.law, entries)
-                upload = Proposal(draft=draft.token, law=decoded)
-        return Decision(upload=upload, message=message, entries=entries, u=u, skippable=skippable)
+        message, told, entries = draft.message, None if self._mode is Mode.COARSE else draft.token, draft.entries
+        if self._mode is Mode.QUERY:
+            told = None
+        elif self._mode not in (Mode.COARSE, Mode.EXACT):  # whose messages came before the draft
+            law = draft.law
+            entries = len(law)
+            if self._mode in (Mode.CU_HLM_OFFLINE, Mode.CU_HLM_ONLINE):
+                u, entries = self._truncation_size(draft, u)
+            kept = draft.step.largest(entries) if entries < len(law) else np.arange(len(law))
+            message = self._codec(len(law)).encode(kept, law[kept])
+        return Decision(message=message, told=told, entries=entries, u=u, skippable=skippable)
 
     def _codec(self, vocab_size: int) -> LawCodec:
         return Terms.of(self._point, vocab_size).codec

@@ -21,7 +21,7 @@ from cuhlm_opt.distributions import Law, rejection_probability, softmax
 from cuhlm_opt.errors import InputError, RunError
 from cuhlm_opt.models.protocol import LanguageModel
 from cuhlm_opt.modes import Mode
-from cuhlm_opt.verification import Round, Upload
+from cuhlm_opt.verification import Round
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -86,11 +86,11 @@ class Server(Protocol):
         """Read the prompt but for its last token. At most `most` tokens will be asked for."""
 
     def verify(
-        self, skipped: Sequence[Skipped], upload: Upload, message: Message, skippable: Skippable | None
+        self, skipped: Sequence[Skipped], told: int | None, message: Message, skippable: Skippable | None
     ) -> "Ruling":
         """Catch up on tokens that were skipped since the last upload, and rule on the next."""
 
-    def verify_round(self, drafted: Round, messages: Sequence[Message], *, ended: bool) -> tuple[tuple[int, ...], int]:
+    def verify_round(self, drafts: Sequence[tuple[int, Message]], *, ended: bool) -> tuple[tuple[int, ...], int]:
         """Test all drafts of a round, the last of which may have ended the answer: (tokens put out, tokens read)."""
 
     def flush(self, skipped: Sequence[Skipped]) -> tuple[tuple[Risk, ...], int]:
@@ -136,16 +136,20 @@ class Verifier:
         self._unread = [prompt[-1]]
 
     def verify(
-        self, skipped: Sequence[Skipped], upload: Upload, message: Message, skippable: Skippable | None
+        self, skipped: Sequence[Skipped], told: int | None, message: Message, skippable: Skippable | None
     ) -> Ruling:
-        """Catch up on `skipped` in one pass and rule on `upload`.
+        """Catch up on `skipped` in one pass and rule on what the device proposes.
 
         Args:
             skipped: tokens kept since the last upload, in order.
-            upload: what the device proposes for the next position.
-            message: what it was read from; of no use here.
+            told: the draft for the next position, where the server is told.
+            message: what to verify it with.
             skippable: tokens that would have been skipped there, for the expected risk.
+
+        Raises:
+            CodecError: no device writes this under these terms.
         """
+        upload = self._terms.read(told, message)
         chunk = [*self._unread, *(skip.token for skip in skipped)]
         with self._stopwatch("llm"):
             rows = self._llm.extend({0: chunk})[0]
@@ -156,17 +160,21 @@ class Verifier:
             risks = (*self._risks(skipped, rows), Risk(beta=None, expected=self._expected(skippable, y)))
         return Ruling(token=token, accepted=accepted, risks=risks, read=len(chunk))
 
-    def verify_round(self, drafted: Round, messages: Sequence[Message], *, ended: bool) -> tuple[tuple[int, ...], int]:
+    def verify_round(self, drafts: Sequence[tuple[int, Message]], *, ended: bool) -> tuple[tuple[int, ...], int]:
         """Test all drafts of a round in one pass, and forget those behind the first that fails.
 
         Args:
-            drafted: the drafts, with what to verify each.
-            messages: what each was read from; of no use here.
+            drafts: the drafts, with what to verify each.
             ended: whether the last draft ends the answer: it is tested, but nothing is drawn behind it.
 
         Returns:
             (the tokens that the round puts out, the number of tokens read).
+
+        Raises:
+            CodecError: as `verify`.
         """
+        uploads = tuple(self._terms.read(token, message) for token, message in drafts)
+        drafted = Round(drafts=tuple(token for token, _ in drafts), uploads=uploads)
         chunk = [*self._unread, *(drafted.drafts[:-1] if ended else drafted.drafts)]
         behind = len(self._unread) - 1
         with self._stopwatch("llm"):

@@ -27,7 +27,6 @@ from cuhlm_opt.modes import Mode
 from cuhlm_opt.remote import messages
 from cuhlm_opt.remote import verifier_pb2 as pb
 from cuhlm_opt.remote.serving import is_loopback, split_address
-from cuhlm_opt.verification import Proposal, Round, Upload
 
 _REFUSALS = {
     grpc.StatusCode.INVALID_ARGUMENT,
@@ -242,12 +241,11 @@ class RemoteVerifier:
         with self._stopwatch("prefill_llm"):
             self._persist(self._read_context)
 
-    def verify(self, skipped: Sequence[Skipped], upload: Upload, message: Message, skippable: object) -> Ruling:
+    def verify(self, skipped: Sequence[Skipped], told: int | None, message: Message, skippable: object) -> Ruling:
         """Ask for the next token; in mode `llm` wait for it."""
         if self._terms.mode is Mode.LLM:
             reply = self._persist(self._streamed)
         else:
-            told = upload.draft if isinstance(upload, Proposal) else None
             drafts = [] if self._terms.mode is Mode.QUERY else [messages.written_draft(told, message)]
             tokens, probabilities = self._written(skipped)
             verify = pb.Verify(skipped=tokens, skipped_probability=probabilities, drafts=drafts)
@@ -260,10 +258,10 @@ class RemoteVerifier:
             read=reply.read,
         )
 
-    def verify_round(self, drafted: Round, sent: Sequence[Message], *, ended: bool) -> tuple[tuple[int, ...], int]:
+    def verify_round(self, drafts: Sequence[tuple[int, Message]], *, ended: bool) -> tuple[tuple[int, ...], int]:
         """Ask for the tokens of a round."""
-        drafts = [messages.written_draft(token, message) for token, message in zip(drafted.drafts, sent, strict=True)]
-        request = pb.Request(verify=pb.Verify(drafts=drafts, ended=ended))
+        written = [messages.written_draft(token, message) for token, message in drafts]
+        request = pb.Request(verify=pb.Verify(drafts=written, ended=ended))
         reply = self._persist(lambda: self._asked(request, (), len(drafts) + (not ended)))
         self._answer += reply.tokens
         return tuple(reply.tokens), reply.read

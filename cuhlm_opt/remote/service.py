@@ -20,7 +20,6 @@ from cuhlm_opt.modes import Mode
 from cuhlm_opt.remote import messages
 from cuhlm_opt.remote import verifier_pb2 as pb
 from cuhlm_opt.remote.caches import Caches
-from cuhlm_opt.verification import Query, Round
 
 
 class Conversation:
@@ -79,7 +78,7 @@ class Conversation:
             raise CodecError(f"{len(verify.drafts)} drafts; mode {str(self._terms.mode)!r} sends {expected}")
         token, message = messages.read_draft(verify.drafts[0]) if expected else (None, EMPTY)
         with self._timed() as seconds:
-            ruling = self._verifier.verify(skipped, self._terms.read(token, message), message, None)
+            ruling = self._verifier.verify(skipped, token, message, None)
         return pb.Reply(
             tokens=[ruling.token],
             accepted=ruling.accepted,
@@ -92,13 +91,11 @@ class Conversation:
         if verify.skipped or verify.skipped_probability:
             raise CodecError("a round comes with no skipped tokens")
         read = [messages.read_draft(draft) for draft in verify.drafts]
-        uploads = tuple(self._terms.read(token, message) for token, message in read)
-        drafts = tuple(token for token, _ in read if token is not None)
+        drafts = [(token, message) for token, message in read if token is not None]
         if len(drafts) < len(read) or (verify.ended and not drafts):
             raise CodecError("a draft of a round without its token, or no draft that ended the answer")
         with self._timed() as seconds:
-            drafted = Round(drafts=drafts, uploads=uploads)
-            tokens, n_read = self._verifier.verify_round(drafted, [message for _, message in read], ended=verify.ended)
+            tokens, n_read = self._verifier.verify_round(drafts, ended=verify.ended)
         return pb.Reply(tokens=tokens, read=n_read, seconds=seconds[0])
 
     def _caught_up(self, caught: pb.CatchUp) -> pb.Reply:
@@ -110,7 +107,7 @@ class Conversation:
     def _streamed(self, most: int) -> Iterator[pb.Reply]:
         for _ in range(most):
             with self._timed() as seconds:
-                ruling = self._verifier.verify((), Query(), EMPTY, None)
+                ruling = self._verifier.verify((), None, EMPTY, None)
             yield pb.Reply(tokens=[ruling.token], read=ruling.read, seconds=seconds[0])
             if ruling.token in self._llm.eos_tokens:
                 return

@@ -152,9 +152,9 @@ def test_figures_follow_from_what_was_verified(mode: str, monkeypatch: pytest.Mo
     seen: list[tuple[Any, Ruling]] = []
     genuine = Verifier.verify
 
-    def recording(self: Verifier, skipped: Any, upload: Any, *rest: Any) -> Ruling:
-        ruling = genuine(self, skipped, upload, *rest)
-        seen.append((upload, ruling))
+    def recording(self: Verifier, skipped: Any, told: Any, message: Any, skippable: Any) -> Ruling:
+        ruling = genuine(self, skipped, told, message, skippable)
+        seen.append((message, ruling))
         return ruling
 
     monkeypatch.setattr(loop.Verifier, "verify", recording)
@@ -163,7 +163,7 @@ def test_figures_follow_from_what_was_verified(mode: str, monkeypatch: pytest.Mo
     entry = 8 + 3  # |V| = 6 takes three bits
     sizes = {"query": 0, "cu-hlm-offline": 2, "exact": 2}
     if mode == "coarse":
-        entries = [len(upload.kept) for upload, _ in seen]
+        entries = [message.bits // entry for message, _ in seen]
     elif mode == "cu-hlm-online":
         contexts = zip([PROMPT[-1], *tokens_of(result)], result.steps, strict=False)
         entries = [smallest_size(softmax(SLM[before]), 0.1) for before, step in contexts if not step.skipped]

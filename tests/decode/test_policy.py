@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cuhlm_opt import gate
 from cuhlm_opt.codec import LawCodec
 from cuhlm_opt.decode.policy import Decision, Device, Draft
+from cuhlm_opt.decode.wire import EMPTY, Terms
 from cuhlm_opt.distributions import softmax, total_variation
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.gate import Step, read_signal
@@ -21,7 +22,7 @@ from cuhlm_opt.quantisation import Quantiser
 from cuhlm_opt.signals import REGRESSORS, Signal
 from cuhlm_opt.truncation import smallest_size
 from cuhlm_opt.uncertainty import PerturbedLogits, mean_uncertainty
-from cuhlm_opt.verification import CoarseProposal, Proposal, Query
+from cuhlm_opt.verification import CoarseProposal, Proposal, Query, Upload
 
 SKIPPABLE = np.array([3.0, 0.0, -1.0, 0.5, -2.0], dtype=np.float32)  # u_bar of the argmax is below 0.49
 UNSURE = np.array([0.3, 0.2, 0.1, 0.0, 0.25], dtype=np.float32)
@@ -40,6 +41,12 @@ def decide(mode: str, token: int, logits: NDArray[np.float32] = SKIPPABLE, **cha
     """Decision on `token`, whatever was drawn."""
     drafter = device(mode, **changes)
     return drafter.decide(replace(drafter.draw(logits), token=token))
+
+
+def upload(mode: str, decision: Decision, **changes: Any) -> Upload:
+    """What the server makes of a decision to ask."""
+    assert decision.message is not None
+    return Terms.of(operating_point(mode, **changes), 5).read(decision.told, decision.message)
 
 
 def test_the_draft_follows_temperature_and_top_p() -> None:
@@ -71,9 +78,9 @@ def test_coarse_drafts_from_what_the_server_decodes(b_prob: int) -> None:
 
 @pytest.mark.parametrize("mode", ["u-hlm", "cu-hlm-offline", "cu-hlm-online", "query", "coarse"])
 def test_below_one_half_only_the_argmax_is_kept(mode: str) -> None:
-    assert decide(mode, 0).upload is None
-    assert decide(mode, 3).upload is not None
-    assert decide(mode, 0, UNSURE).upload is not None
+    assert decide(mode, 0).message is None
+    assert decide(mode, 3).message is not None
+    assert decide(mode, 0, UNSURE).message is not None
 
 
 def test_u_bar_is_not_computed_for_a_draft_that_cannot_be_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,7 +95,7 @@ def test_u_bar_is_not_computed_for_a_draft_that_cannot_be_skipped(monkeypatch: p
     assert not asked
     assert decide("u-hlm", 0).u == pytest.approx(mean_uncertainty(SKIPPABLE, np.array([0]))[0])
     assert asked == [[0]]
-    assert decide("u-hlm", 2, u_threshold=1.0).upload is None
+    assert decide("u-hlm", 2, u_threshold=1.0).message is None
     assert asked == [[0]], "everything is skipped at t = 1: nothing to compute"
 
 
@@ -99,33 +106,34 @@ def test_the_gate_skips_exactly_the_tokens_within_the_threshold(threshold: float
     for logits in [SKIPPABLE, UNSURE, *rng.normal(0, 2, (20, 5)).astype(np.float32)]:
         u_bar = mean_uncertainty(logits, np.arange(5))
         for mode in ("u-hlm", "coarse"):
-            kept = [decide(mode, token, logits, u_threshold=threshold).upload is None for token in range(5)]
+            kept = [decide(mode, token, logits, u_threshold=threshold).message is None for token in range(5)]
             assert kept == (u_bar <= threshold).tolist()
 
 
 def test_the_coarse_message_is_the_same_whatever_the_draft() -> None:
-    messages = [decide("coarse", token, u_threshold=0.9) for token in range(5)]
-    sent = [message for message in messages if message.upload is not None]
+    decisions = [decide("coarse", token, u_threshold=0.9) for token in range(5)]
+    sent = [decision for decision in decisions if decision.message is not None]
     assert 0 < len(sent) < 5
-    for message in sent:
-        assert isinstance(message.upload, CoarseProposal)
-        assert message.upload.draft is None
-        np.testing.assert_array_equal(message.upload.kept, sent[0].upload.kept)  # type: ignore[union-attr]
-        masses = rounded_down(softmax(SKIPPABLE)[message.upload.kept], 8)
-        np.testing.assert_allclose(message.upload.masses, masses, rtol=1e-12)
-        assert message.message.bits == len(message.upload.kept) * (8 + INDEX_BITS)
+    assert len({(decision.told, decision.message) for decision in sent}) == 1
+    read = upload("coarse", sent[0])
+    assert isinstance(read, CoarseProposal)
+    assert read.draft is None
+    np.testing.assert_allclose(read.masses, rounded_down(softmax(SKIPPABLE)[read.kept], 8), rtol=1e-12)
+    assert sent[0].message is not None
+    assert sent[0].message.bits == len(read.kept) * (8 + INDEX_BITS)
 
 
 def test_a_coarse_message_without_skippable_tokens_is_empty() -> None:
-    message = decide("coarse", 0, UNSURE)
-    assert isinstance(message.upload, CoarseProposal)
-    assert (len(message.upload.kept), message.message.bits) == (0, 0)
+    decision = decide("coarse", 0, UNSURE)
+    read = upload("coarse", decision)
+    assert isinstance(read, CoarseProposal)
+    assert (len(read.kept), decision.message) == (0, EMPTY)
 
 
 def test_coarse_leaves_out_tokens_that_top_p_forbids() -> None:
-    message = decide("coarse", 1, u_threshold=0.9, top_p=0.5)
-    assert isinstance(message.upload, CoarseProposal)
-    assert message.upload.kept.tolist() == [0]
+    read = upload("coarse", decide("coarse", 1, u_threshold=0.9, top_p=0.5))
+    assert isinstance(read, CoarseProposal)
+    assert read.kept.tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -144,13 +152,14 @@ def test_coarse_leaves_out_tokens_that_top_p_forbids() -> None:
     ],
 )
 def test_payload_bits(mode: str, changes: dict[str, Any], bits: float, entries: int) -> None:
-    message = decide(mode, 3, **changes)
-    assert (message.message.bits, message.entries) == (bits, entries)
+    decision = decide(mode, 3, **changes)
+    assert decision.message is not None
+    assert (decision.message.bits, decision.entries) == (bits, entries)
 
 
 def test_full_uploads_carry_x_and_truncated_ones_the_rebuilt_law() -> None:
     x, b_prob = softmax(SKIPPABLE), 16
-    full, cut = (decide(mode, 2, b_prob=b_prob).upload for mode in ("u-hlm", "cu-hlm-offline"))
+    full, cut = (upload(mode, decide(mode, 2, b_prob=b_prob), b_prob=b_prob) for mode in ("u-hlm", "cu-hlm-offline"))
     assert isinstance(full, Proposal)
     assert isinstance(cut, Proposal)
     rounding = 5 * 2.0**-b_prob
@@ -159,7 +168,7 @@ def test_full_uploads_carry_x_and_truncated_ones_the_rebuilt_law() -> None:
         cut.law, [x[0], *[(1 - x[0] - x[3]) / 3] * 2, x[3], (1 - x[0] - x[3]) / 3], atol=rounding
     )
     assert full.tested is cut.tested is None, "the server knows what it decodes of x_d and nothing else"
-    assert isinstance(decide("query", 2).upload, Query)
+    assert isinstance(upload("query", decide("query", 2)), Query)
 
 
 @pytest.mark.parametrize("quantiser", list(Quantiser))
@@ -168,10 +177,11 @@ def test_few_bits_are_verified_as_decoded_and_their_error_is_known(law_format: F
     drafter = device("u-hlm", b_prob=2, format=law_format, quantiser=quantiser)
     draft = replace(drafter.draw(UNSURE), token=1)
     decision, error = drafter.decide(draft), drafter.law_error(draft)
-    assert isinstance(decision.upload, Proposal)
+    read = upload("u-hlm", decision, b_prob=2, format=law_format, quantiser=quantiser)
+    assert isinstance(read, Proposal)
     codec = LawCodec(vocab_size=5, b_prob=2, format=law_format, quantiser=quantiser, size=5)
     message, decoded = codec.transmit(softmax(UNSURE), 5)
-    np.testing.assert_array_equal(decision.upload.law, decoded)
+    np.testing.assert_array_equal(read.law, decoded)
     assert decision.message == message
     assert error is not None
     assert (error.truncation, error.quantisation) == (0.0, total_variation(softmax(UNSURE), decoded))
@@ -192,15 +202,15 @@ def test_online_surrogate_ends_at_the_vocabulary() -> None:
 
 def test_none_never_skips_and_one_always_does() -> None:
     for mode in ("u-hlm", "query", "cu-hlm-offline", "exact", "coarse"):
-        assert all(decide(mode, token, u_threshold=None).upload is not None for token in range(5))
-        assert all(decide(mode, token, u_threshold=1.0).upload is None for token in range(5))
-    assert decide("hlm", 0, u_threshold=1.0).upload is not None
-    assert decide("slm", 4, u_threshold=None).upload is None
+        assert all(decide(mode, token, u_threshold=None).message is not None for token in range(5))
+        assert all(decide(mode, token, u_threshold=1.0).message is None for token in range(5))
+    assert decide("hlm", 0, u_threshold=1.0).message is not None
+    assert decide("slm", 4, u_threshold=None).message is None
 
 
 def test_random_skips_at_the_rate_of_the_point_whatever_the_draft() -> None:
     coin = device("random", skip_rate=0.3)
-    skips = sum(coin.decide(draft_of(i % 5)).upload is None for i in range(4000))
+    skips = sum(coin.decide(draft_of(i % 5)).message is None for i in range(4000))
     assert abs(skips - 1200) < 4 * math.sqrt(4000 * 0.3 * 0.7)
 
 
@@ -211,7 +221,7 @@ def test_any_signal_may_gate(signal: Signal) -> None:
     for token in range(5):
         known = device("u-hlm", signal=signal, u_threshold=0.4, **changes).decide(draft_of(token))
         assert known.u is not None
-        assert (known.upload is None) == (known.u <= 0.4)
+        assert (known.message is None) == (known.u <= 0.4)
         if not signal.is_sampled:
             step = draft_of(token).step
             assert known.u == read_signal(signal, weights, step, token, np.random.default_rng(0))
@@ -223,7 +233,7 @@ def test_sampled_signal_is_a_multiple_of_one_in_twenty() -> None:
     levels = [decision.u for decision in decisions if decision.u is not None]
     assert len(levels) == 200
     assert all(abs(20 * u - round(20 * u)) < 1e-9 for u in levels)
-    assert all((decision.upload is None) == (decision.u <= 0.3) for decision in decisions)  # type: ignore[operator]
+    assert all((decision.message is None) == (decision.u <= 0.3) for decision in decisions)  # type: ignore[operator]
 
 
 @pytest.mark.parametrize(
@@ -273,4 +283,4 @@ def test_nothing_is_watched_where_the_set_is_random_or_large() -> None:
 def test_where_everything_is_kept_drafts_are_the_slm_s_own(mode: str) -> None:
     draft = device(mode, u_threshold=1.0, k=5, b_prob=2).draw(UNSURE)
     np.testing.assert_array_equal(draft.law, softmax(UNSURE))
-    assert draft.message is None
+    assert (draft.message, draft.entries) == (EMPTY, 0)
