@@ -14,6 +14,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,11 @@ class Message:
             raise CodecError("message: the unused bits of the last byte are not zero")
 
 
+def _word(width: int) -> np.dtype[np.unsignedinteger[Any]]:
+    """The smallest big-endian integer of at least `width` bits."""
+    return np.dtype(f">u{next(size for size in (1, 2, 4, 8) if 8 * size >= width)}")
+
+
 class BitWriter:
     """Collects fields of any width, highest bit first."""
 
@@ -51,8 +57,9 @@ class BitWriter:
 
     def write_array(self, values: NDArray[np.integer], width: int) -> None:
         """Append each of `values`, 0 <= value < 2^width, width <= 62."""
-        shifts = np.arange(width - 1, -1, -1)
-        self._fields.append((np.asarray(values, dtype=np.int64)[:, None] >> shifts & 1).astype(np.uint8).ravel())
+        word = _word(width)
+        octets = np.asarray(values).astype(word).view(np.uint8).reshape(-1, word.itemsize)
+        self._fields.append(np.unpackbits(octets, axis=1)[:, 8 * word.itemsize - width :].ravel())
 
     def message(self) -> Message:
         """Everything written so far."""
@@ -80,8 +87,10 @@ class BitReader:
 
     def read_array(self, count: int, width: int) -> NDArray[np.int64]:
         """Next `count` integers of `width` bits each, width <= 62."""
-        weights = np.left_shift(1, np.arange(width - 1, -1, -1, dtype=np.int64))
-        return self._take(count * width).reshape(count, width).astype(np.int64) @ weights
+        word = _word(width)
+        bits = np.zeros((count, 8 * word.itemsize), dtype=np.uint8)
+        bits[:, bits.shape[1] - width :] = self._take(count * width).reshape(count, width)
+        return np.packbits(bits, axis=1).view(word).ravel().astype(np.int64)
 
     def finish(self) -> None:
         """Refuse a message that goes on after its last field."""

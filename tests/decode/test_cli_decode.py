@@ -19,7 +19,8 @@ from cuhlm_opt.models.pairs import load_pair
 from cuhlm_opt.modes import Mode
 
 KEYS = {
-    "text", "tokens", "mode", "seed", "pair", "finish_reason", "wire_bytes", "wire", "n_tokens", "prompt_tokens", "skip_rate",
+    "text", "tokens", "mode", "seed", "pair", "finish_reason", "wire_bytes", "wire", "n_tokens",
+    "prompt_tokens", "skip_rate",
     "tokens_unverified", "risk_unverified",
     "uploads", "rejections", "rejection_rate", "payload_bits", "payload_bits_total", "uplink_s", "link_total_s",
     "server_passes_per_token", "llm_tokens_read", "llm_tokens_flushed", "bias_skip", "risk_expected", "bias_budget",

@@ -6,16 +6,18 @@ As root, the two processes run in network namespaces of their own, joined by a v
 relay beside the server adds the delay. Without root, or with --relay, everything is on loopback and the relay shapes as
 well, with a token bucket. The report says which. Everything is torn down in the end.
 
+Compute times are measured first, as `calibrate` does, and given to `solve`; all else is the shipped calibration's.
 Every cell is solved for its link and decoded on prompts that were not recorded. `solved` is the throughput that `solve`
-states; `priced` is that of the steps that were taken, at the calibration's compute times and the link's nominal rate,
-round trip and overhead: what is left between it and `measured` is the model of the link and of the machine, what is
-between it and `solved` is the luck of few tokens. Cells that are there are kept: the run resumes.
+states; `priced` is that of the steps that were taken, at these compute times and the link's nominal rate, round trip and
+overhead: what is left between it and `measured` is the model of the link and of the machine, what is between it and
+`solved` is the luck of few tokens. Cells that are there are kept: the run resumes.
 """
 
 import argparse
 import asyncio
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,10 +30,11 @@ from typing import Any
 
 from cuhlm_opt.artefacts import Calibration, OperatingPoint
 from cuhlm_opt.calibrate.prompts import load_prompts
+from cuhlm_opt.calibrate.times import measure_times
 from cuhlm_opt.decode.result import DecodeResult
 from cuhlm_opt.errors import InfeasibleError
 from cuhlm_opt.latency import ComputeTimes
-from cuhlm_opt.models.pairs import load_model
+from cuhlm_opt.models.pairs import load_model, load_pair
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.records import write_atomically
 from cuhlm_opt.remote.client import Connection, Patience, decode_remotely
@@ -102,9 +105,13 @@ def measure(given: argparse.Namespace) -> None:
     }  # fmt: skip
     if given.out.exists():
         kept = json.loads(given.out.read_text())
-        assert all(kept[key] == found[key] for key in found if key != "cells"), "another run is in --out"
+        if any(kept[key] != found[key] for key in found if key != "cells"):
+            raise SystemExit(f"--out {given.out} holds another run")
         found = kept
     done = {(cell["rate_bps"], cell["delay_s"], cell["mode"]) for cell in found["cells"]}
+    if "times" not in found:
+        found["times"] = measured_times(given.pair, given.threads, prompts[0])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # tear down
     with ExitStack() as stack:
         secrets = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         make_secrets(secrets)
@@ -147,7 +154,7 @@ def measure(given: argparse.Namespace) -> None:
                         ]))  # fmt: skip
                         wait_for(relay, "relaying")
                     for mode in todo:
-                        row = measured(given, device, prompts, rate_bps, delay_s, mode, port, secrets)
+                        row = measured(given, device, prompts, found["times"], rate_bps, delay_s, mode, port, secrets)
                         if row is not None:
                             print(json.dumps(row), file=sys.stderr, flush=True)
                             found["cells"].append(row)
@@ -155,7 +162,8 @@ def measure(given: argparse.Namespace) -> None:
 
 
 def measured(
-    given: argparse.Namespace, device: "subprocess.Popen[str]", prompts: list[str], rate_bps: float, delay_s: float,
+    given: argparse.Namespace, device: "subprocess.Popen[str]", prompts: list[str], times: dict[str, float],
+    rate_bps: float, delay_s: float,
     mode: str, port: int, secrets: Path,
 ) -> dict[str, Any] | None:  # fmt: skip
     """One mode on one link."""
@@ -164,7 +172,9 @@ def measured(
         "overhead_bits": 8 * SENT_BYTES * ETHERNET, "downlink_s": 8 * RETURNED_BYTES / rate_bps,
     }  # fmt: skip
     try:
-        point = solve(given.pair, domain=DOMAIN, mode=mode, max_bias=BUDGET, answer_tokens=given.max_tokens, **link)
+        point = solve(
+            given.pair, domain=DOMAIN, mode=mode, max_bias=BUDGET, answer_tokens=given.max_tokens, **link, **times
+        )  # fmt: skip
     except InfeasibleError as error:
         print(f"{rate_bps:g} {delay_s:g} {mode}: {error}", file=sys.stderr)
         return None
@@ -196,6 +206,16 @@ def measured(
         "bias": total("bias") / n if all(answer["bias"] is not None for answer in answers) else None,
         "solved_bias": point.bias_total, "reconnects": int(total("reconnects")),
     }  # fmt: skip
+
+
+def measured_times(pair: str, threads: int, prompt: str) -> dict[str, float]:
+    """Compute times as `solve` takes them: a step of the SLM, the gate, and an LLM pass over one token."""
+    models = load_pair(pair, threads=threads)
+    try:
+        times = measure_times(models, models.llm.chat_tokens(prompt))
+    finally:
+        models.close()
+    return {"slm_s": times.slm_s, "gate_s": times.gate_s, "llm_s": times.llm_pass_s[1]}
 
 
 def ask(device: "subprocess.Popen[str]", job: Job) -> dict[str, Any]:
@@ -249,14 +269,12 @@ def alone(slm: Any, pair: str, point: OperatingPoint, job: Job) -> dict[str, Any
 
 def figures_of(result: DecodeResult) -> dict[str, Any]:
     """Sums over one answer."""
-    times, n = result.point.times, len(result.steps)
+    times, n, mode = result.point.times, len(result.steps), result.point.mode
     assert times is not None
     compute = ComputeTimes(slm_s=times.slm_s, gate_s=times.gate_s, llm_pass_s=times.llm_pass_s)
     passes = [step.read for step in result.steps if step.read > 0]
-    priced_compute = n * compute.device_s(result.point.mode) + sum(float(compute.llm_s(read)) for read in passes)
-    if result.point.mode is Mode.SPECULATIVE:
-        drafted = sum(step.drafted for step in result.uploads)
-        priced_compute += (drafted - n) * compute.device_s(result.point.mode)
+    drafted = {Mode.LLM: 0, Mode.SPECULATIVE: sum(step.drafted for step in result.uploads)}.get(mode, n)
+    priced_compute = drafted * compute.device_s(mode) + sum(float(compute.llm_s(read)) for read in passes)
     priced_link = replace(result, traffic=None).link_s
     wire = result.to_json()["wire"] or {"sent_bytes": 0, "received_bytes": 0, "codec_bytes": 0, "reconnects": 0}
     parts = [entry.value for entry in result.ledger()[:3]]
