@@ -3,17 +3,27 @@
 A *law* is a float array of shape (|V|,), entries at least 0, summing to 1 within rounding. Sums are taken in float64.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 Law = NDArray[np.floating]
+Logits = Any
+"""One row of what a model returns: a float32 array of shape (|V|,), or a torch tensor of that shape on some device."""
 
 
-def softmax(logits: Law, temperature: float = 1.0, top_p: float = 1.0) -> NDArray[np.float64]:
+def on_host(values: Any) -> NDArray[Any]:
+    """An array as it is, a tensor copied from its device."""
+    array: NDArray[Any] = values if isinstance(values, np.ndarray) else values.cpu().numpy()
+    return array
+
+
+def softmax(logits: Logits, temperature: float = 1.0, top_p: float = 1.0) -> NDArray[np.float64]:
     """Law that a model samples from.
 
     Args:
-        logits: shape (|V|,), natural-log scale.
+        logits: shape (|V|,), natural-log scale, on the host or a device.
         temperature: divides the logits, > 0; 0 means greedy, the point mass on the first largest logit.
         top_p: nucleus mass in (0, 1]; the smallest set of most likely tokens that reaches it is kept and renormalised.
 
@@ -24,6 +34,7 @@ def softmax(logits: Law, temperature: float = 1.0, top_p: float = 1.0) -> NDArra
         >>> softmax(np.array([0.0, 0.0])).tolist()
         [0.5, 0.5]
     """
+    logits = on_host(logits)
     if temperature == 0:
         law: NDArray[np.float64] = np.zeros(len(logits))
         law[int(np.argmax(logits))] = 1.0

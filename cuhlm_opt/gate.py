@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from cuhlm_opt.distributions import Law, nucleus_size
+from cuhlm_opt.distributions import Law, Logits, nucleus_size
 from cuhlm_opt.signals import Signal, value_of
 from cuhlm_opt.truncation import RankedLaw, largest_from
 from cuhlm_opt.uncertainty import SAMPLES, THETA_MAX, PerturbedLogits, mean_uncertainty, sampled_uncertainty
@@ -33,10 +33,10 @@ class Step:
     """
 
     def __init__(self, logits: Law, temperature: float = 1.0, top_p: float = 1.0) -> None:
-        self.logits, self._temperature = logits, temperature
+        self._logits, self._temperature = logits, temperature
         self._ascending = np.sort(logits)
         gaps = self._ascending - self._ascending[-1]
-        self.perturbed = PerturbedLogits(logits, gaps)
+        self._perturbed = PerturbedLogits(logits, gaps)
         weights = self._weigh(gaps)
         vocab_size = len(logits)
         self._support = vocab_size
@@ -45,8 +45,27 @@ class Step:
         elif top_p < 1:
             self._support = nucleus_size(weights[::-1], top_p)
         weights[: vocab_size - self._support] = 0.0
-        self.ranked = RankedLaw(weights)
-        """x in increasing order, as weights."""
+        self._ranked = RankedLaw(weights)
+
+    @property
+    def vocab_size(self) -> int:
+        """|V|."""
+        return len(self._logits)
+
+    @property
+    def logits(self) -> Law:
+        """Shape (|V|,)."""
+        return self._logits
+
+    @property
+    def perturbed(self) -> PerturbedLogits:
+        """The logits at any temperature."""
+        return self._perturbed
+
+    @property
+    def ranked(self) -> RankedLaw:
+        """X in increasing order, as weights."""
+        return self._ranked
 
     @cached_property
     def law(self) -> NDArray[np.float64]:
@@ -94,6 +113,23 @@ class Step:
             return np.ones_like(gaps)
         gaps /= gaps.dtype.type(self._temperature)
         return np.exp(gaps, out=gaps)
+
+
+def read_steps(rows: Sequence[Logits], temperature: float = 1.0, top_p: float = 1.0) -> Sequence[Step]:
+    """The steps behind rows of logits, which a model gave as arrays, or as tensors of one device: then sorted there.
+
+    Args:
+        rows: shape (|V|,) each, at least one; all of one kind.
+        temperature: as in `Step`.
+        top_p: as in `Step`.
+    """
+    if isinstance(rows[0], np.ndarray):
+        return [Step(row, temperature, top_p) for row in rows]
+    import torch
+
+    from cuhlm_opt.models.torch_gate import TorchStep
+
+    return TorchStep.batch(torch.stack(list(rows)), temperature, top_p)
 
 
 @dataclass(frozen=True)

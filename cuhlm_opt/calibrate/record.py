@@ -13,14 +13,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import Floor, OperatingPoint, Times
 from cuhlm_opt.calibrate.prompts import Prompt
 from cuhlm_opt.calibrate.score import Scoring, score_position
 from cuhlm_opt.calibrate.times import measure_times
 from cuhlm_opt.decode.loop import decode
-from cuhlm_opt.distributions import sample, softmax
+from cuhlm_opt.distributions import Logits, sample, softmax
 from cuhlm_opt.errors import InputError, RunError
 from cuhlm_opt.models.feed import NanLogitError
 from cuhlm_opt.models.floor import measure_floor
@@ -114,7 +113,7 @@ def record(pair: Pair, prompts: Sequence[Prompt], collection: Collection) -> pa.
     encoded = [_encode(pair, prompt, collection.max_tokens) for prompt in prompts]
     streams = [prompt_stream(collection.seed, prompt.prompt_id) for prompt in prompts]
     models = {Source.SLM: pair.slm, Source.LLM: pair.llm}
-    known: dict[Source, list[list[NDArray[np.float32]]]] = {}
+    known: dict[Source, list[list[Logits]]] = {}
     answers: list[list[int]] = []
     if collection.source in models:
         rollouts = [rollout for rollout, _ in streams]
@@ -152,11 +151,11 @@ def prompt_stream(seed: int, prompt_id: str) -> tuple[np.random.Generator, np.ra
 
 def _roll_out(
     model: LanguageModel, prompts: Sequence[list[int]], rngs: Sequence[np.random.Generator], collection: Collection
-) -> tuple[list[list[int]], list[list[NDArray[np.float32]]]]:
+) -> tuple[list[list[int]], list[list[Logits]]]:
     """Sample an answer to each prompt, all lanes in step; also the logits that each token was drawn from."""
     scoring = collection.scoring
     answers: list[list[int]] = [[] for _ in prompts]
-    logits: list[list[NDArray[np.float32]]] = [[] for _ in prompts]
+    logits: list[list[Logits]] = [[] for _ in prompts]
     for lane in range(model.lanes):
         model.truncate(lane, 0)
     for lane, prompt in enumerate(prompts):
@@ -184,11 +183,11 @@ def _hybrid_answer(pair: Pair, prompt: Prompt, collection: Collection, rng: np.r
     return [step.token for step in result.steps]
 
 
-def _teacher_forced(model: LanguageModel, prompt: list[int], answer: list[int], chunk: int) -> NDArray[np.float32]:
-    """Logits before each token of `answer`, shape (len(answer), |V|), read in chunks."""
+def _teacher_forced(model: LanguageModel, prompt: list[int], answer: list[int], chunk: int) -> list[Logits]:
+    """Logits before each token of `answer`, read in chunks."""
     _prefill(model, 0, prompt)
     read = [prompt[-1], *answer[:-1]]
-    return np.concatenate([model.extend({0: read[at : at + chunk]})[0] for at in range(0, len(read), chunk)])
+    return [row for at in range(0, len(read), chunk) for row in model.extend({0: read[at : at + chunk]})[0]]
 
 
 def _prefill(model: LanguageModel, lane: int, prompt: list[int]) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cuhlm_opt.distributions import Law, rejection_probability, residual_law, softmax, total_variation
-from cuhlm_opt.gate import Step
+from cuhlm_opt.distributions import Law, Logits, rejection_probability, residual_law, softmax, total_variation
+from cuhlm_opt.gate import read_steps
 from cuhlm_opt.quantisation import measured_sizes, quantisation_distances
 from cuhlm_opt.records import GRID_STEP, QUANTISED_STEP, TOP
 from cuhlm_opt.truncation import reconstruct
@@ -36,13 +36,13 @@ class Scoring:
 
 
 def score_position(
-    slm_logits: Law, llm_logits: Law, sizes: NDArray[np.int64], scoring: Scoring, rng: np.random.Generator
+    slm_logits: Logits, llm_logits: Logits, sizes: NDArray[np.int64], scoring: Scoring, rng: np.random.Generator
 ) -> dict[str, Any]:
     """Score one position.
 
     Args:
-        slm_logits: shape (|V|,).
-        llm_logits: shape (|V|,).
+        slm_logits: shape (|V|,), on the host or a device.
+        llm_logits: the same.
         sizes: truncation sizes, ending with |V|.
         scoring: how.
         rng: stream of this position's draft, sampled uncertainty and choice for the exact columns.
@@ -50,12 +50,12 @@ def score_position(
     Returns:
         The columns of `record_schema` that depend on the two laws.
     """
-    step = Step(slm_logits, scoring.temperature, scoring.top_p)
+    step = read_steps([slm_logits], scoring.temperature, scoring.top_p)[0]
     x, y = step.law, softmax(llm_logits, scoring.temperature, scoring.top_p)
     draft = step.draw(rng)
     u_mc = sampled_uncertainty(step.perturbed, draft, rng, scoring.samples, scoring.theta_max, scoring.convention)
     top = step.largest(min(TOP, len(x)))
-    top = top[np.argsort(-slm_logits[top], kind="stable")]
+    top = top[np.argsort(-step.logits[top], kind="stable")]
     u_bar = step.u_bar(np.append(top, draft), scoring.theta_max)
     descending = step.ranked.ascending[::-1] / step.ranked.total
     tail_mass, tv_x_xhat = step.ranked.distances(sizes)

@@ -8,7 +8,7 @@ import numpy as np
 
 from cuhlm_opt.artefacts import Times
 from cuhlm_opt.errors import RunError
-from cuhlm_opt.gate import Step, read_signal
+from cuhlm_opt.gate import read_signal, read_steps
 from cuhlm_opt.models.pairs import Pair
 from cuhlm_opt.models.protocol import LanguageModel
 from cuhlm_opt.signals import REGRESSORS, Signal
@@ -35,12 +35,12 @@ def measure_times(pair: Pair, prompt: list[int], repeats: int = 9) -> Times:
     rng = np.random.default_rng(0)
 
     def gate() -> None:
-        step = Step(logits)
+        step = read_steps([logits])[0]
         step.draw(rng)
         step.u_bar(np.array([step.argmax]))
 
     def reading(signal: Signal) -> Callable[[], object]:
-        step, weights = Step(logits), (0.0,) * REGRESSORS
+        step, weights = read_steps([logits])[0], (0.0,) * REGRESSORS
         return lambda: read_signal(signal, weights, step, step.argmax, rng)
 
     return Times(

@@ -6,13 +6,12 @@ Every draft is drawn from what the server will decode, so that testing all of th
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import OperatingPoint
 from cuhlm_opt.codec import Message, lumped_law
 from cuhlm_opt.decode.wire import Terms
-from cuhlm_opt.distributions import sample
-from cuhlm_opt.gate import Step
+from cuhlm_opt.distributions import Logits, sample
+from cuhlm_opt.gate import Step, read_steps
 from cuhlm_opt.modes import Drafting
 
 
@@ -42,10 +41,10 @@ class Drafter:
         self._point, self._rng = point, rng
         self.most = point.draft_length
 
-    def draw(self, logits: NDArray[np.float32]) -> PendingDraft:
+    def draw(self, logits: Logits) -> PendingDraft:
         """Draw the next draft from logits of shape (|V|,)."""
         point = self._point
-        step = Step(logits, point.temperature, point.top_p)
+        step = read_steps([logits], point.temperature, point.top_p)[0]
         x, vocab_size, k = step.law, len(logits), point.k or 0
         terms = Terms.of(point, vocab_size)
         codec = terms.codec

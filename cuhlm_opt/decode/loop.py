@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cuhlm_opt.artefacts import OperatingPoint
 from cuhlm_opt.decode.drafting import Drafter, PendingDraft
@@ -20,6 +19,7 @@ from cuhlm_opt.decode.result import DecodeResult, Step, Traffic
 from cuhlm_opt.decode.timing import Stopwatch
 from cuhlm_opt.decode.verifier import Risk, Server, Skipped, UnreachableError, Verifier
 from cuhlm_opt.decode.wire import EMPTY, Terms
+from cuhlm_opt.distributions import Logits
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.latency import Accounting
 from cuhlm_opt.links import link_of
@@ -246,7 +246,7 @@ class Answer:
             return  # the answer is complete; the risk of its last skips stays unknown
         self._settle(risks)
 
-    def _read(self) -> NDArray[np.float32]:
+    def _read(self) -> Logits:
         """Logits behind the last token."""
         with self._stopwatch("slm"):
             return self._slm.extend({0: self._unread}, last_only=True)[0][-1]

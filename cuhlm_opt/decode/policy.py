@@ -11,9 +11,9 @@ from cuhlm_opt.artefacts import OperatingPoint
 from cuhlm_opt.bounds import published_surrogate, smallest_within
 from cuhlm_opt.codec import LawCodec, Message, lumped_law
 from cuhlm_opt.decode.wire import EMPTY, Terms
-from cuhlm_opt.distributions import sample, total_variation
+from cuhlm_opt.distributions import Logits, sample, total_variation
 from cuhlm_opt.errors import InputError, unknown_name
-from cuhlm_opt.gate import Step, read_signal
+from cuhlm_opt.gate import Step, read_signal, read_steps
 from cuhlm_opt.modes import Distortion, Drafting, Mode
 from cuhlm_opt.signals import Signal
 from cuhlm_opt.truncation import reconstruct, size_grid
@@ -135,12 +135,12 @@ class Device:
         self.state: int | None = None
         """State of the channel at the present step, where thresholds follow it; drawn, as the link is modelled."""
 
-    def draw(self, logits: NDArray[np.float32]) -> Draft:
+    def draw(self, logits: Logits) -> Draft:
         """Draw a draft from x, or from what the server decodes in the modes that fix it before [N, THEORY 4.7, 5]."""
         if states := self._point.state_thresholds:
             self.state = int(self._rng.choice(len(states), p=[state.probability for state in states]))
             self._threshold = states[self.state].u_threshold
-        step = Step(logits, self._point.temperature, self._point.top_p)
+        step = read_steps([logits], self._point.temperature, self._point.top_p)[0]
         everything = self._threshold is not None and self._threshold >= 1  # kept, so that nothing is sent or decoded
         if self._mode is Mode.EXACT and not everything:
             k = min(_given(self._point.k), len(logits))
@@ -191,7 +191,7 @@ class Device:
             return NOTHING
         if self._mode is Mode.RANDOM or threshold is None or (self._point.signal != Signal.U_BAR and threshold < 1):
             return None
-        if _candidate_count(len(draft.step.logits), threshold) > _WATCHED:
+        if _candidate_count(draft.step.vocab_size, threshold) > _WATCHED:
             return None
         reading = _read_gate(draft.step, threshold)
         return reading.skippable(draft.masses(reading.tokens), threshold)
@@ -239,7 +239,7 @@ class Device:
 
     def _truncation_size(self, draft: Draft, u: float | None) -> tuple[float | None, int]:
         """(u, k): the fixed k, the smallest within the bound, or by the published surrogate, which reads the draft."""
-        point, step, vocab_size = self._point, draft.step, len(draft.step.logits)
+        point, step, vocab_size = self._point, draft.step, draft.step.vocab_size
         if self._mode is Mode.CU_HLM_OFFLINE:
             return u, min(_given(point.k), vocab_size)
         theta = _given(point.theta)
@@ -279,7 +279,7 @@ def _candidate_count(vocab_size: int, threshold: float) -> int:
 
 def _candidates(step: Step, threshold: float) -> NDArray[np.intp]:
     """The only tokens that can have u_bar <= t: those of the largest logits; for t < 1/2 the argmax alone."""
-    return step.largest(_candidate_count(len(step.logits), threshold))
+    return step.largest(_candidate_count(step.vocab_size, threshold))
 
 
 def _read_gate(step: Step, threshold: float) -> Reading:

@@ -17,7 +17,7 @@ from cuhlm_opt.codec import Message
 from cuhlm_opt.decode.policy import Skippable
 from cuhlm_opt.decode.timing import Stopwatch
 from cuhlm_opt.decode.wire import Terms
-from cuhlm_opt.distributions import Law, rejection_probability, softmax
+from cuhlm_opt.distributions import Logits, rejection_probability, softmax
 from cuhlm_opt.errors import InputError, RunError
 from cuhlm_opt.models.protocol import LanguageModel
 from cuhlm_opt.modes import Mode
@@ -199,10 +199,10 @@ class Verifier:
         self._unread = [skipped[-1].token]
         return risks, len(chunk)
 
-    def _law(self, logits: Law) -> NDArray[np.float64]:
+    def _law(self, logits: Logits) -> NDArray[np.float64]:
         return softmax(logits, self._terms.temperature, self._terms.top_p)
 
-    def _risks(self, skipped: Sequence[Skipped], rows: NDArray[np.float32]) -> tuple[Risk, ...]:
+    def _risks(self, skipped: Sequence[Skipped], rows: Sequence[Logits]) -> tuple[Risk, ...]:
         """Row i is the law of the i-th skipped token: it stands behind the token before it."""
         risks = []
         for skip, row in zip(skipped, rows, strict=False):

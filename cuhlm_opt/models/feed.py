@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from cuhlm_opt.distributions import Logits, on_host
 from cuhlm_opt.errors import InputError, RunError
 
 
@@ -52,9 +52,7 @@ def checked_chunks(
     return {lane: list(chunks[lane]) for lane in sorted(chunks)}
 
 
-def require_numbers(
-    logits: Mapping[int, NDArray[np.float32]], lengths: Sequence[int], chunks: Mapping[int, Sequence[int]]
-) -> None:
+def require_numbers(logits: Mapping[int, Logits], lengths: Sequence[int], chunks: Mapping[int, Sequence[int]]) -> None:
     """Raise NanLogitError, naming lane, position and token, where a logit is NaN.
 
     Args:
@@ -63,7 +61,8 @@ def require_numbers(
         chunks: the new tokens.
     """
     for lane, rows in logits.items():
-        bad = np.flatnonzero(np.isnan(rows.max(axis=1)))  # the maximum of a row is NaN where any entry is
+        largest = rows.max(axis=1) if isinstance(rows, np.ndarray) else on_host(rows.amax(dim=1))
+        bad = np.flatnonzero(np.isnan(largest))  # the maximum of a row is NaN where any entry is
         if len(bad):
             position = lengths[lane] + len(chunks[lane]) - len(rows) + int(bad[0])
-            raise NanLogitError(lane, position, int(np.isnan(rows[bad[0]]).argmax()))
+            raise NanLogitError(lane, position, int(np.isnan(on_host(rows[int(bad[0])])).argmax()))

@@ -40,6 +40,7 @@ class TransformersModel:
         dtype: of weights and cache: float32, bfloat16 or float16. Another dtype has other laws, by its rounding.
         context_length: tokens per lane.
         threads: CPU threads of torch, process-wide; None leaves them.
+        tensors: give logits as tensors on the device, so that they are read there; None: unless that is the CPU.
 
     Raises:
         InputError: transformers is not installed, or `source`, `device` or `dtype` cannot be had.
@@ -55,6 +56,7 @@ class TransformersModel:
         dtype: str = "float32",
         context_length: int = 2048,
         threads: int | None = None,
+        tensors: bool | None = None,
     ) -> None:
         try:
             import torch
@@ -68,6 +70,7 @@ class TransformersModel:
         self._device = _device(torch, device)
         if threads is not None:
             torch.set_num_threads(threads)
+        self._tensors = self._device.type != "cpu" if tensors is None else tensors
         self._source, self._dtype = source, dtype
         with _quiet(transformers.utils.logging):
             self._network, self._tokenizer, self._weights = _load(
@@ -121,7 +124,7 @@ class TransformersModel:
         """Bytes of `tokens`; special tokens have none."""
         return self._text.detokenize(tokens)
 
-    def extend(self, chunks: Mapping[int, Sequence[int]], *, last_only: bool = False) -> dict[int, NDArray[np.float32]]:
+    def extend(self, chunks: Mapping[int, Sequence[int]], *, last_only: bool = False) -> dict[int, Any]:
         """Append tokens to lanes in one forward pass and return next-token logits; see `LanguageModel.extend`."""
         feeds = checked_chunks(chunks, self._lengths, self._context_length, self._vocab_size)
         if not feeds:
@@ -134,7 +137,7 @@ class TransformersModel:
         try:
             rows = self._forward(feeds, new, wanted)
             logits = {
-                lane: rows[row, [wanted.index(size - 1)] if last_only else slice(size)]
+                lane: rows[row, slice(at := wanted.index(size - 1), at + 1) if last_only else slice(size)]
                 for row, (lane, size) in enumerate(zip(feeds, sizes, strict=True))
             }
             require_numbers(logits, self._lengths, feeds)
@@ -186,9 +189,7 @@ class TransformersModel:
         self._network = None
         self._cache, self._rows, self._parked = None, [], {}
 
-    def _forward(
-        self, feeds: Mapping[int, list[int]], new: NDArray[np.int64], wanted: list[int]
-    ) -> NDArray[np.float32]:
+    def _forward(self, feeds: Mapping[int, list[int]], new: NDArray[np.int64], wanted: list[int]) -> Any:
         """Logits of shape (lanes fed, wanted, |V|).
 
         New columns are all visible during the pass, padding too: it stands to the right of every token of its row, so
@@ -216,8 +217,7 @@ class TransformersModel:
             said = first_line(error)
             raise RunError(f"{self._source}: torch failed on a batch of shape {tokens.shape}: {said}") from None
         picked = logits if self._picks_logits else logits[:, wanted]
-        rows: NDArray[np.float32] = picked.float().cpu().numpy()
-        return rows
+        return picked.float() if self._tensors else picked.float().cpu().numpy()
 
     def _arrange(self, lanes: list[int]) -> None:
         """Make `lanes` the rows of the batched cache, without hidden columns where anything has to move."""

@@ -3,9 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 
 class LanguageModel(Protocol):
     """An autoregressive model with `lanes` independent sequences, each with its own key-value cache.
@@ -38,7 +35,7 @@ class LanguageModel(Protocol):
     def detokenize(self, tokens: Sequence[int]) -> bytes:
         """UTF-8 bytes of `tokens`; a cut multi-byte character is returned as it stands."""
 
-    def extend(self, chunks: Mapping[int, Sequence[int]], *, last_only: bool = False) -> dict[int, NDArray[np.float32]]:
+    def extend(self, chunks: Mapping[int, Sequence[int]], *, last_only: bool = False) -> dict[int, Any]:
         """Append tokens to lanes in one batch and return the next-token logits.
 
         Args:
@@ -46,7 +43,8 @@ class LanguageModel(Protocol):
             last_only: return the logits after the last token of each chunk only.
 
         Returns:
-            Per lane, float32 logits of shape (n, |V|), row i after the i-th new token; n = 1 when `last_only`.
+            Per lane, float32 logits of shape (n, |V|), row i after the i-th new token; n = 1 when `last_only`. Arrays,
+            or tensors where they lie on a device that is to read them, see `gate.read_steps`.
 
         Raises:
             InputError: a lane would pass `context_length`.

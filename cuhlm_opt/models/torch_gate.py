@@ -1,15 +1,24 @@
 """The reading of a step for logits that are torch tensors: a batch at once, on the device where they lie.
 
 The algorithm is that of `cuhlm_opt.gate`: one sort, groups of neighbours in rank, tail masses from one cumulative sum.
-Nothing waits for the device: results are tensors there, and k stands beside the sorted ids instead of cutting them.
+Nothing waits for the device in `read_batch`: results are tensors there, and k stands beside the sorted ids instead of
+cutting them. `TorchStep` is one step of a batch as the device's policy and the scorer take it: what it is asked for
+comes to the host, which is little; the rest stays.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from cuhlm_opt.uncertainty import MEAN_NODES, THETA_MAX, groups_of_rank, quadrature_nodes
+from cuhlm_opt.distributions import on_host
+from cuhlm_opt.gate import Step
+from cuhlm_opt.truncation import RankedLaw
+from cuhlm_opt.uncertainty import MEAN_NODES, THETA_MAX, PerturbedLogits, groups_of_rank, quadrature_nodes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,6 +79,89 @@ def read_batch(
         ids=ids,
         masses=masses,
     )
+
+
+class TorchStep(Step):
+    """`gate.Step` for logits that are a tensor.
+
+    Args:
+        logits: shape (|V|,), float32.
+        ordered: the same by decreasing value, ties by id.
+        ids: the ids in that order.
+        masses: x in that order, float64.
+    """
+
+    def __init__(self, logits: Any, ordered: Any, ids: Any, masses: Any) -> None:
+        self._tensor, self._ordered, self._ids, self._masses = logits, ordered, ids, masses
+        self._gaps = ordered - ordered[:1]
+
+    @classmethod
+    def batch(cls, logits: Any, temperature: float = 1.0, top_p: float = 1.0) -> Sequence["TorchStep"]:
+        """The steps of logits of shape (B, |V|), sorted at once."""
+        with torch.inference_mode():
+            ordered, ids = torch.sort(logits, dim=-1, descending=True, stable=True)
+            masses = _masses(ordered - ordered[:, :1], temperature, top_p)
+        return [cls(*rows) for rows in zip(logits, ordered, ids, masses, strict=True)]
+
+    @property
+    def vocab_size(self) -> int:
+        """|V|."""
+        return len(self._tensor)
+
+    @cached_property
+    def logits(self) -> NDArray[np.float32]:
+        """Shape (|V|,), on the host."""
+        return on_host(self._tensor)
+
+    @cached_property
+    def perturbed(self) -> PerturbedLogits:
+        """The logits at any temperature, on the host, for the sampled signals."""
+        return PerturbedLogits(self.logits, on_host(self._gaps.flip(0)))
+
+    @cached_property
+    def ranked(self) -> RankedLaw:
+        """X in increasing order, on the host."""
+        return RankedLaw(on_host(self._masses.flip(0)))
+
+    @cached_property
+    def argmax(self) -> int:
+        """The first token of the largest logit."""
+        return int(self._ids[0])
+
+    def draw(self, rng: np.random.Generator) -> int:
+        """As `gate.Step.draw`: from the same uniform the same token, but for the last digit of a sum."""
+        uniform = torch.tensor([rng.random()], dtype=torch.float64, device=self._tensor.device)
+        with torch.inference_mode():
+            return int(self._ids[_inversion(self._masses[None], uniform)[0, 0]])
+
+    def masses(self, tokens: NDArray[np.integer] | slice) -> NDArray[np.float64]:
+        """Masses of `tokens` under x."""
+        return on_host(self._by_id[self._index(tokens)])
+
+    def largest(self, k: int) -> NDArray[np.intp]:
+        """Ids of the k largest logits, ties by id, in no particular order."""
+        return on_host(self._ids[:k]).astype(np.intp)
+
+    def smallest_size(self, tolerance: float) -> int:
+        """Smallest k with TV(x, x_hat_k) <= tolerance."""
+        with torch.inference_mode():
+            return int(_smallest_size(self._masses[None], tolerance)[0])
+
+    def u_bar(self, tokens: NDArray[np.integer], theta_max: float = THETA_MAX) -> NDArray[np.float64]:
+        """u_bar of `tokens`."""
+        with torch.inference_mode():
+            own = self._tensor[self._index(tokens)] - self._ordered[0]
+            return on_host(_u_bar(self._gaps[None], own[None], theta_max)[0])
+
+    @cached_property
+    def _by_id(self) -> Any:
+        with torch.inference_mode():
+            return torch.empty_like(self._masses).scatter_(0, self._ids, self._masses)
+
+    def _index(self, tokens: NDArray[np.integer] | slice) -> Any:
+        if isinstance(tokens, slice):
+            return tokens
+        return torch.from_numpy(np.asarray(tokens, dtype=np.int64)).to(self._tensor.device)
 
 
 def _masses(gaps: Any, temperature: float, top_p: float) -> Any:

@@ -1,10 +1,17 @@
 import numpy as np
 import pytest
+from decode_fakes import operating_point
 from protocol_checks import check_protocol, fresh
 
+from cuhlm_opt.calibrate.prompts import Prompt
+from cuhlm_opt.calibrate.record import Collection, Source, record
+from cuhlm_opt.calibrate.score import Scoring
+from cuhlm_opt.decode.loop import decode
 from cuhlm_opt.errors import InputError, RunError
+from cuhlm_opt.models.feed import NanLogitError
 from cuhlm_opt.models.huggingface import TransformersModel, faster_dtype
-from cuhlm_opt.models.pairs import load_pair, settled_dtype
+from cuhlm_opt.models.pairs import Pair, load_pair, settled_dtype
+from cuhlm_opt.modes import Mode
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -199,3 +206,33 @@ def test_a_folder_without_a_model_is_refused(tmp_path):
 def test_a_malformed_hub_id_is_refused():
     with pytest.raises(InputError, match="no local folder and no hub repository"):
         TransformersModel("no//such//name")
+
+
+def test_logits_that_stay_on_the_device_are_read_there(folder):
+    """The decoder in every mode, and the scorer, with tensors as with arrays."""
+    models = [
+        TransformersModel(str(folder), device="cpu", tensors=tensors, lanes=2, context_length=64)
+        for tensors in (False, True)
+    ]
+    arrays, tensors = (Pair(name="random", slm=model, llm=model) for model in models)
+    assert isinstance(tensors.slm.extend({0: [1, 2]})[0], torch.Tensor)
+    for mode in Mode:
+        point = operating_point(mode, u_threshold=0.8, k=20)
+        expected, got = (decode(pair, point, "abc", seed=1, max_tokens=12) for pair in (arrays, tensors))
+        assert [step.token for step in got.steps] == [step.token for step in expected.steps]
+        assert got.bias_skip == pytest.approx(expected.bias_skip, abs=1e-6)
+    prompts = [Prompt(prompt_id=str(at), domain="d", text="ab"[at:]) for at in (0, 1)]
+    for source in (Source.SLM, Source.LLM):
+        collection = Collection(source=source, max_tokens=6, lanes=2, scoring=Scoring(exact_share=0.5))
+        expected, got = (record(pair, prompts, collection) for pair in (arrays, tensors))
+        assert got["draft_token"].to_pylist() == expected["draft_token"].to_pylist()
+        for column in ("x_d", "y_d", "beta", "u_bar", "u_mc", "tv"):
+            np.testing.assert_allclose(got[column].to_numpy(), expected[column].to_numpy(), atol=1e-5)
+
+
+def test_tensors_without_a_number_are_named(folder):
+    model = TransformersModel(str(folder), device="cpu", tensors=True, context_length=64)
+    with torch.no_grad():
+        model._network.lm_head.weight[7] = float("nan")
+    with pytest.raises(NanLogitError, match="token 7 after position 0 of lane 0"):
+        model.extend({0: [1, 2]})

@@ -6,8 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cuhlm_opt.gate import Step
-from cuhlm_opt.models.torch_gate import read_batch
+from cuhlm_opt.gate import Step, read_steps
+from cuhlm_opt.models.torch_gate import TorchStep, read_batch
+from cuhlm_opt.uncertainty import sampled_uncertainty
 
 SETTINGS = [(1.0, 1.0), (0.7, 1.0), (1.0, 0.9), (1.3, 0.5), (0.0, 1.0)]
 
@@ -68,3 +69,26 @@ def test_results_stay_on_the_device():
         got = read_batch(logits, uniforms, 0.1, temperature=setting[0], top_p=setting[1])
         assert {value.device.type for value in vars(got).values()} == {"meta"}
         assert not got.masses.requires_grad
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 1500), st.floats(1e-5, 0.5), st.sampled_from(SETTINGS))
+def test_a_step_of_tensors_is_that_of_arrays(seed, size, tolerance, setting):
+    z = batch(seed, size)
+    tokens = np.random.default_rng(seed).integers(size, size=3)
+    for got, expected in zip(
+        read_steps(list(torch.from_numpy(z)), *setting), read_steps(list(z), *setting), strict=True
+    ):
+        assert isinstance(got, TorchStep)
+        assert (got.vocab_size, got.argmax) == (expected.vocab_size, expected.argmax)
+        assert got.draw(np.random.default_rng(seed)) == expected.draw(np.random.default_rng(seed))
+        assert sorted(got.largest(size // 2)) == sorted(expected.largest(size // 2))
+        np.testing.assert_allclose(got.law, expected.law, rtol=1e-5, atol=1e-12)
+        np.testing.assert_allclose(got.masses(tokens), expected.masses(tokens), rtol=1e-5, atol=1e-12)
+        np.testing.assert_allclose(got.u_bar(tokens), expected.u_bar(tokens), atol=1e-5)
+        np.testing.assert_array_equal(got.logits, expected.logits)
+        assert got.ranked.distances(np.array([got.smallest_size(tolerance)]))[1][0] <= tolerance + 1e-6
+        sampled = [
+            sampled_uncertainty(step.perturbed, int(tokens[0]), np.random.default_rng(1)) for step in (got, expected)
+        ]
+        assert sampled[0] == sampled[1]
