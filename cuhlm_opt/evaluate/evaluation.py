@@ -108,7 +108,9 @@ def evaluate(
     resume: bool = False,
     progress: Callable[[int, int], None] = lambda tokens, done: None,
 ) -> Evaluation:
-    """JudgedAnswer every task at every point, run the tests, and compare each point with the first, task by task.
+    """Answer every task at every point, run the tests, and compare each point with the first, task by task.
+
+    Points and answers that `out` holds already are in the result as well.
 
     Args:
         pair: both models; as many tasks as they have lanes are answered at once.
@@ -125,11 +127,8 @@ def evaluate(
         InputError: points of different laws, `out` holds another run, or tasks that do not fit the context.
         RunError: a model failed, the sandbox does not start, or answers that are there cannot be read.
     """
-    laws = {(point.temperature, point.top_p) for point in points.values()}
-    if len(laws) != 1:
-        raise InputError(f"operating points of different temperature or top-p are not comparable: {sorted(laws)}")
     run: dict[str, Any] = {"pair": pair.provenance(), "seed": seed, "max_tokens": max_tokens, "timeout_s": timeout_s}
-    _claim(out, run, points, resume)
+    every = _claim(out, run, points, resume)
     answers = {(answer.point, answer.task_id): answer for answer in _read(out / _ANSWERS)}
     asked = [(name, task, seed + at) for at, task in enumerate(tasks) for name in points]
     missing = [(name, task, own) for name, task, own in asked if (name, task.task_id) not in answers]
@@ -147,18 +146,18 @@ def evaluate(
         answers[name, task.task_id] = answer
         done += 1
         progress(answer.n_tokens, done)
-    of_point = {name: [answer for (own, _), answer in answers.items() if own == name] for name in points}
-    first = next(iter(points))
-    ((temperature, top_p),) = laws
+    of_point = {name: [answer for (own, _), answer in answers.items() if own == name] for name in every}
+    first = next(iter(every))
     evaluation = Evaluation(
         pair=pair.name,
-        temperature=temperature,
-        top_p=top_p,
+        temperature=every[first].temperature,
+        top_p=every[first].top_p,
         max_tokens=max_tokens,
         seed=seed,
         points={
-            name: _result(points[name], own, None if name == first else (first, of_point[first]))
+            name: _result(every[name], own, None if name == first else (first, of_point[first]))
             for name, own in of_point.items()
+            if own
         },
         provenance=run["pair"],
     )
@@ -238,8 +237,10 @@ def _estimates(sums: NDArray[np.float64], *names: str) -> dict[str, Estimate]:
     return {name: Estimate.of(found) for name, found in bootstrap.intervals(ratios(*names), sums, LEVEL).items()}
 
 
-def _claim(out: Path, run: dict[str, Any], points: Mapping[str, OperatingPoint], resume: bool) -> None:
-    """Mark `out` as holding the run with these points, and those that it holds already, or refuse."""
+def _claim(
+    out: Path, run: dict[str, Any], points: Mapping[str, OperatingPoint], resume: bool
+) -> dict[str, OperatingPoint]:
+    """Mark `out` as holding the run with these points and those that it holds already, which it returns, or refuse."""
     path = out / _RUN
     asked = {name: point.model_dump(mode="json") for name, point in points.items()}
     held: dict[str, Any] = {}
@@ -255,7 +256,12 @@ def _claim(out: Path, run: dict[str, Any], points: Mapping[str, OperatingPoint],
         now = {name: asked[name] for name in same}
         if difference := first_difference({**stored, "points": same}, json.loads(json.dumps({**run, "points": now}))):
             raise InputError(f"--resume: {out} holds another run: {difference}")
+    every = {name: OperatingPoint.model_validate(point) for name, point in {**held, **asked}.items()}
+    laws = {(point.temperature, point.top_p) for point in every.values()}
+    if len(laws) > 1:
+        raise InputError(f"operating points of different temperature or top-p are not comparable: {sorted(laws)}")
     write_atomically(path, json.dumps({**run, "points": {**held, **asked}}, indent=2) + "\n")
+    return every
 
 
 def _read(path: Path) -> Iterator[JudgedAnswer]:

@@ -8,9 +8,9 @@ well, with a token bucket. The report says which. Everything is torn down in the
 
 Compute times are measured first, as `calibrate` does, and given to `solve`; all else is the shipped calibration's.
 Every cell is solved for its link and decoded on prompts that were not recorded. `solved` is the throughput that `solve`
-states; `priced` is that of the steps that were taken, at these compute times and the link's nominal rate, round trip and
-overhead: what is left between it and `measured` is the model of the link and of the machine, what is between it and
-`solved` is the luck of few tokens. Cells that are there are kept: the run resumes.
+states; `priced` is that of the steps that were taken, at these compute times and the link's nominal rate, round trip
+and overhead: what is left between it and `measured` is the model of the link and of the machine, what is between it
+and `solved` is the luck of few tokens. Cells that are there are kept: the run resumes.
 """
 
 import argparse
@@ -98,19 +98,21 @@ def measure(given: argparse.Namespace) -> None:
     namespaces = os.geteuid() == 0 and not given.relay
     calibration = Calibration.read(find_calibration(given.pair) / CALIBRATION)
     prompts = [prompt.text for prompt in load_prompts(SOURCE)[given.skip : given.skip + given.prompts]]
-    found: dict[str, Any] = {
-        "shaped_by": "network namespaces, tc tbf; delay by a relay" if namespaces else "relay with a token bucket",
-        "pair": given.pair, "domain": DOMAIN, "max_bias": BUDGET, "max_tokens": given.max_tokens,
-        "records_sha256": calibration.records_sha256, "cells": [],
+    own: dict[str, Any] = {
+        "records_sha256": calibration.records_sha256, "domain": DOMAIN, "max_bias": BUDGET,
+        "max_tokens": given.max_tokens,
+        "shaped_by": "network namespaces and tc tbf" if namespaces else "a relay with a token bucket",
     }  # fmt: skip
+    found = {"recorded": {calibration.id: own}}
     if given.out.exists():
-        kept = json.loads(given.out.read_text())
-        if any(kept[key] != found[key] for key in found if key != "cells"):
+        found = json.loads(given.out.read_text())
+        kept = found["recorded"].get(calibration.id, {})
+        if any(kept.get(key) != value for key, value in own.items()):
             raise SystemExit(f"--out {given.out} holds another run")
-        found = kept
-    done = {(cell["rate_bps"], cell["delay_s"], cell["mode"]) for cell in found["cells"]}
-    if "times" not in found:
-        found["times"] = measured_times(given.pair, given.threads, prompts[0])
+        own = kept
+    else:
+        own |= {"times": measured_times(given.pair, given.threads, prompts[0]), "cells": []}
+    done = {(cell["rate_bps"], cell["delay_s"], cell["mode"]) for cell in own["cells"]}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # tear down
     with ExitStack() as stack:
         secrets = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -154,10 +156,10 @@ def measure(given: argparse.Namespace) -> None:
                         ]))  # fmt: skip
                         wait_for(relay, "relaying")
                     for mode in todo:
-                        row = measured(given, device, prompts, found["times"], rate_bps, delay_s, mode, port, secrets)
+                        row = measured(given, device, prompts, own["times"], rate_bps, delay_s, mode, port, secrets)
                         if row is not None:
                             print(json.dumps(row), file=sys.stderr, flush=True)
-                            found["cells"].append(row)
+                            own["cells"].append(row)
                             write_atomically(given.out, json.dumps(found, indent=2) + "\n")
 
 
