@@ -1,5 +1,5 @@
 # `make demo` and `make test` work on a fresh clone with Python 3.11+, make and a C and C++ compiler; the tests
-# with Chromium too, which apt.txt names.
+# with Chromium and bubblewrap too, which apt.txt names.
 PYTHON ?= python3
 BIN := .venv/bin
 OUT ?= demo-out
@@ -53,7 +53,7 @@ gpu-smoke: .venv/.dev
 bench: .venv/.dev
 	@for benchmark in tests/benchmarks/bench_*.py; do $(BIN)/python $$benchmark || exit 1; done
 
-# The long evidence: about an hour on two cores. README tables are made from what it leaves in figures/measured.
+# The long evidence: some hours on two cores. README tables are made from what it leaves in figures/measured.
 measure: .venv/.dev
 	CUHLM_HYPOTHESIS=long $(BIN)/python -m pytest -n auto $$(grep -rl "@given" tests)
 	$(BIN)/python tests/long/measure_coverage.py --calibration $(PAIR) --out figures/measured/coverage.json
@@ -61,6 +61,9 @@ measure: .venv/.dev
 	$(BIN)/python tests/long/measure_contexts.py --calibration $(PAIR) --calibration smollm2-q2 --prompts 50 --max-bias 0.05 --work $(OUT)/contexts --out figures/measured/contexts.json
 	$(BIN)/python tests/long/measure_adaptive.py --out figures/measured/adaptive.json
 	$(BIN)/python tests/long/measure_decodes.py --out figures/measured/decodes.json
+	$(BIN)/python tests/long/measure_accuracy.py --work $(OUT)/accuracy --out figures/measured/accuracy.json
+	$(BIN)/python tests/long/measure_link.py --out figures/measured/link.json
+	$(BIN)/python tests/long/measure_faults.py --frames 100000 --kills 20 --out figures/measured/faults.json
 	$(BIN)/python tests/long/measure_mutations.py --out figures/measured/mutations.json
 	$(BIN)/cuhlm-opt calibrate --pair smollm2-q2 --prompts general --prompts stdlib --limit 40 --max-tokens 48 --out $(OUT)/smollm2-q2 --resume
 	$(BIN)/python tests/long/measure_speculation.py --calibration $(OUT)/smollm2-q2 --skip 40 --prompts 6

@@ -192,7 +192,10 @@ class Answer:
                 self._slm.extend({0: tokens[:-1]}, last_only=True)
             self._unread = [tokens[-1]]
         if self._asks and self._lost is None:
-            self._server.prefill(tokens, self._limit)
+            try:
+                self._server.prefill(tokens, self._limit)
+            except UnreachableError as error:
+                self._lose(error)
 
     def _generate(self) -> bool:
         """Add tokens up to the limit, or up to one that ends the answer: then True."""
@@ -218,11 +221,15 @@ class Answer:
                 self._unread = [token]
                 return (token,)
             except UnreachableError as error:
-                self._lost, self._pending = str(error), []
-                self._limit = min(self._limit, self._slm.context_length - self._prompt_tokens + 1)
+                self._lose(error)
                 if len(self.steps) >= self._limit:
                     return ()
         return self._alone()
+
+    def _lose(self, error: UnreachableError) -> None:
+        """Go on without the server, as far as the SLM's context reaches."""
+        self._lost, self._pending = str(error), []
+        self._limit = min(self._limit, self._slm.context_length - self._prompt_tokens + 1)
 
     def _alone(self) -> tuple[int, ...]:
         """What was drawn when the server went, else the next draft, as it is."""
