@@ -12,10 +12,14 @@ from cuhlm_opt.calibrate.engines import InProcess
 from cuhlm_opt.calibrate.prompts import load_prompt_sets
 from cuhlm_opt.calibrate.record import Collection
 from cuhlm_opt.cli.main import main
+from cuhlm_opt.decode.loop import decode
 from cuhlm_opt.distributions import softmax
 from cuhlm_opt.models.fetch import fetch
-from cuhlm_opt.models.pairs import load_pair
+from cuhlm_opt.models.pairs import load_model, load_pair
 from cuhlm_opt.records import read_records
+from cuhlm_opt.remote.client import Connection, decode_remotely
+from cuhlm_opt.remote.serving import Server
+from cuhlm_opt.solve import solve
 
 PAIR = "smollm2-q2"
 pytestmark = pytest.mark.real
@@ -106,3 +110,24 @@ def test_solve_and_decode_at_the_point(calibrated, capfd, tmp_path):
     assert answers[0]["text"] != answers[2]["text"]
     assert answers[0]["n_tokens"] <= 24
     assert answers[0]["server_passes_per_token"] == pytest.approx(1 - answers[0]["skip_rate"])
+
+
+@pytest.mark.parametrize("mode", ["cu-hlm-offline", "coarse", "speculative", "llm"])
+def test_a_server_elsewhere_gives_the_text_of_one_process(calibrated: Path, mode: str) -> None:
+    """The same seed and chunk plan, with the LLM at the other end of a connection."""
+    pair = load_pair(PAIR)
+    name, llm = load_model("llm", PAIR)
+    server = Server(llm, name, "127.0.0.1:0")
+    connection = Connection(server.address, pair.slm)
+    point = solve(str(calibrated), bandwidth_hz=10e6, max_bias=0.1, policy="budget", mode=mode)
+    try:
+        here = decode(pair, point, "Why is the sky blue?", seed=3, max_tokens=24)
+        there = decode_remotely(connection, point, "Why is the sky blue?", pair=PAIR, seed=3, max_tokens=24)
+    finally:
+        connection.close()
+        server.stop(0)
+        llm.close()
+        pair.close()
+    assert [step.token for step in there.steps] == [step.token for step in here.steps]
+    assert there.traffic is not None
+    assert there.traffic.reconnects == 0
