@@ -127,6 +127,8 @@ def evaluate(
         InputError: points of different laws, `out` holds another run, or tasks that do not fit the context.
         RunError: a model failed, the sandbox does not start, or answers that are there cannot be read.
     """
+    if not points or not tasks:
+        raise InputError("there is nothing to answer; give at least one operating point and one task")
     run: dict[str, Any] = {"pair": pair.provenance(), "seed": seed, "max_tokens": max_tokens, "timeout_s": timeout_s}
     every = _claim(out, run, points, resume)
     answers = {(answer.point, answer.task_id): answer for answer in _read(out / _ANSWERS)}
@@ -146,8 +148,11 @@ def evaluate(
         answers[name, task.task_id] = answer
         done += 1
         progress(answer.n_tokens, done)
-    of_point = {name: [answer for (own, _), answer in answers.items() if own == name] for name in every}
-    first = next(iter(every))
+    of_point: dict[str, list[JudgedAnswer]] = {}
+    for name in every:
+        if own := [answer for (point, _), answer in answers.items() if point == name]:
+            of_point[name] = sorted(own, key=lambda answer: answer.seed)  # in the order of the tasks
+    first = next(iter(of_point))
     evaluation = Evaluation(
         pair=pair.name,
         temperature=every[first].temperature,
@@ -157,7 +162,6 @@ def evaluate(
         points={
             name: _result(every[name], own, None if name == first else (first, of_point[first]))
             for name, own in of_point.items()
-            if own
         },
         provenance=run["pair"],
     )
@@ -244,19 +248,21 @@ def _claim(
     path = out / _RUN
     asked = {name: point.model_dump(mode="json") for name, point in points.items()}
     held: dict[str, Any] = {}
+    kept: dict[str, OperatingPoint] = {}
     if path.exists():
         if not resume:
             raise InputError(f"--out {str(out)!r} already holds a run; add --resume, or give another folder")
         try:
-            stored = json.loads(path.read_text())
-            held = stored.pop("points")
-        except (ValueError, KeyError, AttributeError):
+            stored = json.loads(path.read_bytes())
+            held = dict(stored.pop("points"))
+            kept = {name: OperatingPoint.model_validate(point) for name, point in held.items()}
+        except (ValueError, KeyError, AttributeError, TypeError):  # pydantic's is a ValueError
             raise RunError(f"{path} is damaged; it said what the run in this folder is, give another folder") from None
         same = {name: point for name, point in held.items() if name in asked}
         now = {name: asked[name] for name in same}
         if difference := first_difference({**stored, "points": same}, json.loads(json.dumps({**run, "points": now}))):
             raise InputError(f"--resume: {out} holds another run: {difference}")
-    every = {name: OperatingPoint.model_validate(point) for name, point in {**held, **asked}.items()}
+    every = {**kept, **points}
     laws = {(point.temperature, point.top_p) for point in every.values()}
     if len(laws) > 1:
         raise InputError(f"operating points of different temperature or top-p are not comparable: {sorted(laws)}")
@@ -268,10 +274,9 @@ def _read(path: Path) -> Iterator[JudgedAnswer]:
     """Answers that are there; a last line that a kill has cut is removed."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
-        write_atomically(path, "".join(lines))
+    *lines, cut = path.read_bytes().split(b"\n")
+    if cut:
+        write_atomically(path, b"".join(line + b"\n" for line in lines))
     for number, line in enumerate(lines, start=1):
         try:
             yield JudgedAnswer.model_validate_json(line)

@@ -71,6 +71,7 @@ class Watch:
         thread.join(PATIENCE_S)
         if not outcome:
             for each in self.made:
+                each._stopped = True  # also where one holds the lock and never waits
                 each.stop()
             pytest.fail(f"not done after {PATIENCE_S:g} s")
         result, error = outcome[0]
@@ -107,7 +108,7 @@ def together(pair: Pair, work: Callable[[Pair, Any], Any], items: Sequence[Any])
 
 @pytest.mark.parametrize("lanes", [1, LANES, 60])
 def test_answers_are_those_of_one_after_another(watched: Watch, lanes: int) -> None:
-    asked = [(mode, prompt, seed, 40) for seed, prompt in enumerate(["abc", "e", "dd"]) for mode in Mode]
+    asked = [(mode, prompt, seed, 40) for seed, prompt in enumerate(["abc", "e"]) for mode in Mode]
     found = watched(lambda: list(side_by_side(load_pair("tiny", lanes=lanes), answer, asked)))
     assert sorted(index for index, _ in found) == list(range(len(asked))), "each once"
     single = load_pair("tiny")
