@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,6 +18,7 @@ from cuhlm_opt.units import format_si, parse_time_s
 if TYPE_CHECKING:
     from cuhlm_opt.artefacts import OperatingPoint
     from cuhlm_opt.decode.result import DecodeResult
+    from cuhlm_opt.models.pairs import Loading
 
 _BESIDE = {"bias_skip": "bias_budget", "risk_expected": "bias_budget"}
 """Measured figures that stand beside another key of the point than their own."""
@@ -74,7 +75,7 @@ def decode(
     point = None if operating_point is None else OperatingPoint.read(operating_point)
     if point is not None and chosen is not None:
         point = with_mode(point, chosen)
-    loading = _Loading(backend=backend, device=device, dtype=dtype, context_length=context_length)
+    loading: Loading = {"backend": backend, "device": device, "dtype": dtype, "context_length": context_length}
 
     def settled(name: str) -> OperatingPoint:
         return point or default_operating_point(name, chosen)
@@ -111,15 +112,6 @@ class _Asked:
     on_text: Callable[[str], None] | None
 
 
-class _Loading(TypedDict):
-    """How models are loaded."""
-
-    backend: str | None
-    device: str
-    dtype: str
-    context_length: int
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Link:
     """The server to ask, and how long to wait for it."""
@@ -133,7 +125,7 @@ class _Link:
 
 
 def _decode_here(
-    pair: str | None, slm: str | None, llm: str | None, loading: _Loading,
+    pair: str | None, slm: str | None, llm: str | None, loading: "Loading",
     settled: "Callable[[str], OperatingPoint]", asked: _Asked,
 ) -> "DecodeResult":  # fmt: skip
     """Both models in this process."""
@@ -155,7 +147,7 @@ def _decode_here(
 
 
 def _decode_remotely(
-    pair: str | None, slm: str | None, link: _Link, loading: _Loading,
+    pair: str | None, slm: str | None, link: _Link, loading: "Loading",
     settled: "Callable[[str], OperatingPoint]", asked: _Asked,
 ) -> "DecodeResult":  # fmt: skip
     """The SLM in this process, the LLM at the other end of a link."""

@@ -13,12 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cuhlm_opt.errors import RunError
 from cuhlm_opt.models.pairs import Pair
 from cuhlm_opt.models.protocol import LanguageModel
+from cuhlm_opt.models.wrapped import Wrapped
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -32,7 +30,7 @@ class _Request:
     lane: int
     tokens: Sequence[int]
     last_only: bool
-    rows: NDArray[np.float32] | None = None
+    rows: Any = None
     error: Exception | None = None
 
     @property
@@ -71,7 +69,7 @@ class Batching:
             self._stopped = True
             self._changed.notify_all()
 
-    def extend(self, model: LanguageModel, lane: int, tokens: Sequence[int], last_only: bool) -> NDArray[np.float32]:
+    def extend(self, model: LanguageModel, lane: int, tokens: Sequence[int], last_only: bool) -> Any:
         """Rows of one lane, as `LanguageModel.extend` returns them, from a pass with whoever else waits."""
         request = _Request(model, lane, tokens, last_only)
         with self._changed:
@@ -118,30 +116,19 @@ def _pass(batch: Sequence[_Request]) -> None:
         request.rows = rows[request.lane]
 
 
-class Lane:
+class Lane(Wrapped):
     """One lane of a model as a `LanguageModel` with that lane only, by the name of 0; see `Batching.lane`."""
 
     def __init__(self, batching: Batching, model: LanguageModel, lane: int | None) -> None:
-        self._batching, self._model = batching, model
+        super().__init__(model)
+        self._batching = batching
         self.lane = lane
         """Of the model; None while it has none, when nothing may be read."""
 
-    lanes = 1
-
     @property
-    def vocab_size(self) -> int:
-        """As the model."""
-        return self._model.vocab_size
-
-    @property
-    def context_length(self) -> int:
-        """As the model."""
-        return self._model.context_length
-
-    @property
-    def eos_tokens(self) -> frozenset[int]:
-        """As the model."""
-        return self._model.eos_tokens
+    def lanes(self) -> int:
+        """One."""
+        return 1
 
     def tokenize(self, text: str) -> list[int]:
         """As the model."""
@@ -158,7 +145,7 @@ class Lane:
         with self._batching.alone():
             return self._model.detokenize(tokens)
 
-    def extend(self, chunks: Mapping[int, Sequence[int]], *, last_only: bool = False) -> dict[int, NDArray[np.float32]]:
+    def extend(self, chunks: Mapping[int, Sequence[int]], *, last_only: bool = False) -> dict[int, Any]:
         """As the model, in a batch with other lanes."""
         return {0: self._batching.extend(self._model, self._own, chunks[0], last_only)} if chunks else {}
 
@@ -171,17 +158,13 @@ class Lane:
         with self._batching.alone():
             self._model.truncate(self._own, length)
 
+    def close(self) -> None:
+        """Nothing: the model is closed by whom it belongs to."""
+
     @property
     def _own(self) -> int:
         assert self.lane is not None
         return self.lane
-
-    def provenance(self) -> dict[str, Any]:
-        """As the model."""
-        return self._model.provenance()
-
-    def close(self) -> None:
-        """Nothing: the model is closed by whom it belongs to."""
 
 
 def side_by_side(

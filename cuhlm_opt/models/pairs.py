@@ -1,10 +1,10 @@
 """Load a small and a large model that share one vocabulary, by the name of a registered pair or one by one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from cuhlm_opt.errors import InputError, unknown_name
 from cuhlm_opt.models.files import cache_dir, verify_file
@@ -41,18 +41,28 @@ class Pair:
         self.llm.close()
 
 
+class Loading(TypedDict, total=False):
+    """How models are loaded."""
+
+    backend: str | None
+    """llama.cpp (GGUF files only) or transformers; None for the registered one, or llama.cpp for a GGUF file and
+    transformers for anything else."""
+    device: str
+    """auto (default), cpu, or a GPU such as cuda."""
+    dtype: str
+    """Of weights and caches in transformers; float32, auto for `faster_dtype`. llama.cpp takes the file's."""
+    lanes: int
+    """Sequences per model; 1."""
+    context_length: int
+    """Tokens per lane; 2048."""
+    threads: int | None
+    """CPU threads; None (default) for all processors."""
+    shared_cache: bool
+    """Of llama.cpp, see `LlamaCppModel`: faster where passes are of some lanes, and less reproducible; False."""
+
+
 def load_pair(
-    name: str | None = None,
-    *,
-    slm: str | None = None,
-    llm: str | None = None,
-    backend: str | None = None,
-    device: str = "auto",
-    dtype: str = "float32",
-    lanes: int = 1,
-    context_length: int = 2048,
-    threads: int | None = None,
-    shared_cache: bool = False,
+    name: str | None = None, *, slm: str | None = None, llm: str | None = None, **how: Unpack[Loading]
 ) -> Pair:
     """Load both models of a pair and check that they share a vocabulary.
 
@@ -60,14 +70,7 @@ def load_pair(
         name: a pair of the registry; the default one where neither it nor `slm` and `llm` are given.
         slm: hub id, folder or GGUF file of the small model, instead of `name` and together with `llm`.
         llm: the same for the large model.
-        backend: "llama.cpp" (GGUF files only) or "transformers"; None for the registered one, or llama.cpp for a GGUF
-            file and transformers for anything else.
-        device: "auto", "cpu", or a GPU such as "cuda".
-        dtype: of weights and caches in transformers, "auto" for `faster_dtype`; llama.cpp takes the file's.
-        lanes: sequences per model.
-        context_length: tokens per lane.
-        threads: CPU threads; None for all processors.
-        shared_cache: of llama.cpp, see `LlamaCppModel`: faster where passes are of some lanes, and less reproducible.
+        how: see `Loading`.
 
     Returns:
         The pair, with empty lanes.
@@ -76,28 +79,16 @@ def load_pair(
         InputError: unknown or contradictory names, files that were not fetched or do not load, two vocabularies.
         RunError: no memory.
     """
-    if lanes < 1 or context_length < 1:
-        raise InputError(f"lanes {lanes} and context_length {context_length} must be at least 1")
-    if backend is not None and backend not in list(Backend):
-        raise unknown_name("--backend", backend, list(Backend))
-    dtype = settled_dtype(dtype, device, name, slm=slm, llm=llm, backend=backend)
-    options = _Options(
-        device=device,
-        dtype=dtype,
-        lanes=lanes,
-        context_length=context_length,
-        threads=threads,
-        shared_cache=shared_cache,
-    )
+    options = _settled(how, name, slm=slm, llm=llm)
     if slm is None and llm is None:
-        pair_name, sources = _registered(name, backend)
+        pair_name, sources = _registered(name, options.backend)
     elif name is not None:
         raise InputError(f"--pair {name!r} cannot be combined with --slm and --llm; give one or the other")
     elif slm is None or llm is None:
         raise InputError(f"{'--slm' if slm is None else '--llm'} is missing; --slm and --llm go together")
     else:
         pair_name = f"{Path(slm).name}+{Path(llm).name}"
-        sources = [(source, _backend_of(source, backend)) for source in (slm, llm)]
+        sources = [(source, _backend_of(source, options.backend)) for source in (slm, llm)]
     small = _load(*sources[0], options)
     try:
         large = _load(*sources[1], options)
@@ -115,17 +106,7 @@ def load_pair(
 
 
 def load_model(
-    role: str,
-    name: str | None = None,
-    *,
-    source: str | None = None,
-    backend: str | None = None,
-    device: str = "auto",
-    dtype: str = "float32",
-    lanes: int = 1,
-    context_length: int = 2048,
-    threads: int | None = None,
-    shared_cache: bool = False,
+    role: str, name: str | None = None, *, source: str | None = None, **how: Unpack[Loading]
 ) -> tuple[str, LanguageModel]:
     """Load one model of a pair, for a device or a server that has no other: (name of the pair or source, model).
 
@@ -133,30 +114,18 @@ def load_model(
         role: "slm" or "llm".
         name: a pair of the registry; the default one where neither it nor `source` is given.
         source: hub id, folder or GGUF file, instead of `name`.
-        backend: as `load_pair`, and so are those below, and the errors.
-        device: as there.
-        dtype: as there.
-        lanes: as there.
-        context_length: as there.
-        threads: as there.
-        shared_cache: as there.
+        how: see `Loading`.
+
+    Raises:
+        InputError: as `load_pair`, but for the vocabulary.
+        RunError: as there.
     """
     if source is not None and name is not None:
         raise InputError(f"--pair {name!r} cannot be combined with --{role}; give one or the other")
-    if backend is not None and backend not in list(Backend):
-        raise unknown_name("--backend", backend, list(Backend))
-    dtype = settled_dtype(dtype, device, name, **{role: source}, backend=backend)
-    options = _Options(
-        device=device,
-        dtype=dtype,
-        lanes=lanes,
-        context_length=context_length,
-        threads=threads,
-        shared_cache=shared_cache,
-    )
+    options = _settled(how, name, **{role: source})
     if source is not None:
-        return Path(source).name, _load(source, _backend_of(source, backend), options)
-    pair, (found,) = _registered(name, backend, (role,))
+        return Path(source).name, _load(source, _backend_of(source, options.backend), options)
+    pair, (found,) = _registered(name, options.backend, (role,))
     return pair, _load(*found, options)
 
 
@@ -215,12 +184,26 @@ def missing_files(name: str | None, roles: Sequence[str] = ROLES) -> list[ModelF
 
 @dataclass(frozen=True, kw_only=True)
 class _Options:
-    device: str
-    dtype: str
-    lanes: int
-    context_length: int
-    threads: int | None
-    shared_cache: bool
+    """`Loading`, complete."""
+
+    backend: str | None = None
+    device: str = "auto"
+    dtype: str = "float32"
+    lanes: int = 1
+    context_length: int = 2048
+    threads: int | None = None
+    shared_cache: bool = False
+
+
+def _settled(how: Loading, name: str | None, *, slm: str | None = None, llm: str | None = None) -> _Options:
+    """`how` with what is left open, valid."""
+    options = _Options(**how)
+    if options.lanes < 1 or options.context_length < 1:
+        raise InputError(f"lanes {options.lanes} and context_length {options.context_length} must be at least 1")
+    if options.backend is not None and options.backend not in list(Backend):
+        raise unknown_name("--backend", options.backend, list(Backend))
+    dtype = settled_dtype(options.dtype, options.device, name, slm=slm, llm=llm, backend=options.backend)
+    return replace(options, dtype=dtype)
 
 
 def _registered(

@@ -8,9 +8,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.models.batching import Batching, Lane
@@ -86,7 +84,7 @@ class CachedModel(Lane):
         self._tokens: list[int] = []
         self.is_busy = False
 
-    def extend(self, chunks: Mapping[int, Sequence[int]], *, last_only: bool = False) -> dict[int, NDArray[np.float32]]:
+    def extend(self, chunks: Mapping[int, Sequence[int]], *, last_only: bool = False) -> dict[int, Any]:
         """Append tokens; those of an evicted cache are read again before."""
         tokens = list(chunks[0])
         if len(self._tokens) + len(tokens) > self.context_length:
