@@ -463,6 +463,115 @@ def contexts() -> str:
     )
 
 
+def link() -> str:
+    """Throughput of every mode on the shaped links, beside what was foretold."""
+    found = _recorded("link")
+    cells = {(cell["mode"], cell["rate_bps"], cell["delay_s"]): cell for cell in found["cells"]}
+    links = sorted({key[1:] for key in cells}, key=lambda each: each[::-1])
+    modes = [mode for mode in Mode if any(key[0] == mode for key in cells)]
+    rows = [["mode", *(f"{rate / 1e6:g} Mbit/s" + (f", {1e3 * delay:g} ms" if delay else "") for rate, delay in links)]]
+    for mode in modes:
+        own = [cells.get((mode, *each)) for each in links]
+        rows.append([f"`{mode}`", *(DASH if cell is None else _foretold(cell) for cell in own)])
+    close = [abs(cell["priced_tokens_per_s"] / cell["measured_tokens_per_s"] - 1) for cell in cells.values()]
+    tokens = sorted(cell["n_tokens"] for cell in cells.values())
+    parts = [cell["seconds"] for cell in cells.values()]
+    linked = [abs(part["link"] / part["priced_link"] - 1) for part in parts if 10 * part["link"] > sum(_compute(part))]
+    steps = [part["slm"] / found["times"]["slm_s"] for cell, part in zip(cells.values(), parts, strict=True)
+             if cell["mode"] not in ("llm", "speculative")]  # fmt: skip
+    return (
+        f"{_markdown(rows)}\nTokens per second measured (in brackets: priced, the same steps at compute times measured "
+        "before and the link's nominal figures; solved, from the records alone). Shaped by "
+        f"{found['shaped_by']}, {tokens[0]} to {tokens[-1]} tokens a cell, {found['domain']} prompts that were not "
+        f"recorded, budget {found['max_bias']:g}. {sum(error <= 0.15 for error in close)} of {len(close)} cells are "
+        f"within 15 % of priced; the median is off by {np.median(close):.1%}, the worst by {max(close):.0%}. Where the "
+        f"link takes a tenth of the computing time or more ({len(linked)} cells) its own time is off by "
+        f"{np.median(linked):.1%} in the median and {max(linked):.0%} at most; the rest is this machine: an SLM step "
+        f"took {min(steps):.2f} to {max(steps):.2f} times what was measured before.\n"
+    )
+
+
+def _compute(part: dict[str, float]) -> tuple[float, float, float]:
+    return part["slm"], part["gate"], part["llm"]
+
+
+def _foretold(cell: dict[str, Any]) -> str:
+    speeds = (cell["priced_tokens_per_s"], cell["solved_tokens_per_s"])
+    return f"{cell['measured_tokens_per_s']:.3g} ({', '.join(f'{speed:.3g}' for speed in speeds)})"
+
+
+def link_gains() -> str:
+    """What the hybrids gain over hlm and over the LLM alone, measured."""
+    found = _recorded("link")
+    speed = {
+        (cell["mode"], cell["rate_bps"], cell["delay_s"]): cell["measured_tokens_per_s"] for cell in found["cells"]
+    }
+    links = sorted({key[1:] for key in speed}, key=lambda each: each[::-1])
+    gains = ("cu-hlm-offline", "cu-hlm-online", "coarse", "speculative")
+    rows = [["link", *(f"`{mode}` over hlm, llm" for mode in gains), "best mode"]]
+    for rate, delay in links:
+        cells = [f"{rate / 1e6:g} Mbit/s, {1e3 * delay:g} ms"]
+        for mode in gains:
+            own = speed.get((mode, rate, delay))
+            over = [speed.get((other, rate, delay)) for other in ("hlm", "llm")]
+            known = own is not None and None not in over
+            cells.append(", ".join(f"{(own or 0) / (each or 1):.3g} x" for each in over) if known else DASH)
+        best = max((mode for mode in Mode if (mode, rate, delay) in speed and mode is not Mode.SLM),
+                   key=lambda mode: speed[mode, rate, delay])  # fmt: skip
+        rows.append([*cells, f"`{best}`"])
+    return _markdown(rows)
+
+
+def link_bytes() -> str:
+    """What crosses the wire, passes and bias at one rate."""
+    cells = [cell for cell in _recorded("link")["cells"] if (cell["rate_bps"], cell["delay_s"]) == (1e6, 0.0)]
+    rows = [["mode", "codec", "gRPC and HTTP/2", "interface", "LLM passes", "skip rate (solved)", "bias (solved)"]]
+    for cell in cells:
+        on_wire = cell["interface_bytes_per_token"]
+        rows.append(
+            [
+                f"`{cell['mode']}`",
+                f"{cell['codec_bytes_per_token']:,.1f}",
+                f"{cell['wire_bytes_per_token']:,.1f}",
+                DASH if on_wire is None else f"{on_wire:,.1f}",
+                f"{cell['passes_per_token']:.3f}",
+                f"{cell['skip_rate']:.3f} ({_number(cell['solved_skip_rate'], 3)})",
+                f"{_number(cell['bias'], 4)} ({_number(cell['solved_bias'], 4)})",
+            ]
+        )
+    return f"{_markdown(rows)}\nBytes sent and LLM passes per token at 1 Mbit/s without added delay.\n"
+
+
+def accuracy() -> str:
+    """HumanEval pass rates beside the LLM's."""
+    found = _recorded("accuracy")
+    rows = [["", "tasks", "pass@1", "minus the LLM's", "of the LLM's", "passed alone / LLM alone", "skip rate", "risk"]]
+    for name, point in found["points"].items():
+        paired = point["against"]
+        rows.append(
+            [
+                f"`{name}`",
+                str(point["n_tasks"]),
+                _with_span(point["pass_at_1"]),
+                DASH if paired is None else _with_span(paired["difference"], "+.3f"),
+                DASH if paired is None else _with_span(paired["ratio"]),
+                DASH if paired is None else f"{paired['only_this']} / {paired['only_other']}",
+                _with_span(point["skip_rate"]),
+                _number(point["risk"]["value"], 4),
+            ]
+        )
+    return (
+        f"{_markdown(rows)}\nOne answer a task at temperature {found['temperature']:g}, at most {found['max_tokens']} "
+        "tokens; in brackets 95 % bootstrap intervals over tasks. Names end in the bias budget per token; risk is what "
+        "skipping risked per token.\n"
+    )
+
+
+def _with_span(estimate: dict[str, Any], form: str = ".3f") -> str:
+    value, ci = estimate["value"], estimate["ci"]
+    return DASH if value is None else f"{value:{form}}" + ("" if ci is None else f" ({ci[0]:{form}} to {ci[1]:{form}})")
+
+
 def _where(domain: dict[str, str]) -> str:
     return f"`{domain['calibration']}`, {domain['domain']}"
 
@@ -581,6 +690,10 @@ def _filled(match: re.Match[str]) -> str:
         "mutations": mutations,
         "transfer": transfer,
         "contexts": contexts,
+        "link": link,
+        "link-gains": link_gains,
+        "link-bytes": link_bytes,
+        "accuracy": accuracy,
         "speculation": speculation,
         "speculation-links": speculation_links,
     }

@@ -6,11 +6,12 @@ As root, the two processes run in network namespaces of their own, joined by a v
 relay beside the server adds the delay. Without root, or with --relay, everything is on loopback and the relay shapes as
 well, with a token bucket. The report says which. Everything is torn down in the end.
 
-Compute times are measured first, as `calibrate` does, and given to `solve`; all else is the shipped calibration's.
-Every cell is solved for its link and decoded on prompts that were not recorded. `solved` is the throughput that `solve`
-states; `priced` is that of the steps that were taken, at these compute times and the link's nominal rate, round trip
-and overhead: what is left between it and `measured` is the model of the link and of the machine, what is between it
-and `solved` is the luck of few tokens. Cells that are there are kept: the run resumes.
+Each side has its own half of the processors. Compute times are measured first, on such a half, as `calibrate` does, and
+given to `solve`; all else is the shipped calibration's. Every cell is solved for its link and decoded on prompts that
+were not recorded. `solved` is the throughput that `solve` states; `priced` is that of the steps that were taken, at
+these compute times and the link's nominal rate, round trip and overhead: what is left between it and `measured` is the
+model of the link and of the machine, what is between it and `solved` is the luck of few tokens. Cells that are there
+are kept: the run resumes.
 """
 
 import argparse
@@ -75,7 +76,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, action="append", help="bit/s; repeatable; none: 1e5, 1e6, 1e7, 1e8")
     parser.add_argument("--delay", type=float, action="append", help="s; repeatable; none: 0 and 0.04")
     parser.add_argument("--mode", action="append", choices=MODES, help="repeatable; none: all")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=max(1, (os.cpu_count() or 2) // 2), help="of each side")
     parser.add_argument("--relay", action="store_true", help="shape by the relay, on loopback")
     parser.add_argument("--role", choices=["device", "relay"], help="what this process is; none: it runs the others")
     parser.add_argument("--address", nargs="*", default=[])
@@ -120,7 +121,16 @@ def measure(given: argparse.Namespace) -> None:
         if namespaces:
             stack.enter_context(two_namespaces())
         host = SERVER if namespaces else "127.0.0.1"
-        inside = [["ip", "netns", "exec", f"cuhlm-{side}"] if namespaces else [] for side in ("server", "device")]
+        halves = {"device": range(given.threads), "server": range(given.threads, 2 * given.threads)}
+        inside = [
+            [
+                *(["ip", "netns", "exec", f"cuhlm-{side}"] if namespaces else []),
+                "taskset",
+                "-c",
+                processors(halves[side]),
+            ]
+            for side in ("server", "device")
+        ]
         server = stack.enter_context(running(
             [*inside[0], sys.executable, "-m", "cuhlm_opt", "serve", "--pair", given.pair, "--listen",
              f"{host}:{PORT}", "--tls-cert", str(secrets / "cert"), "--tls-key", str(secrets / "key"), "--token",
@@ -151,7 +161,7 @@ def measure(given: argparse.Namespace) -> None:
                         port = RELAY_PORT
                         relayed = [str(delay_s), "0" if namespaces else str(rate_bps)]
                         relay = cell.enter_context(running([
-                            *inside[0], *me, "--role", "relay", "--address", f"{host}:{port}", f"{host}:{PORT}",
+                            *inside[0][:-3], *me, "--role", "relay", "--address", f"{host}:{port}", f"{host}:{PORT}",
                             "--shape", *relayed,
                         ]))  # fmt: skip
                         wait_for(relay, "relaying")
@@ -212,12 +222,20 @@ def measured(
 
 def measured_times(pair: str, threads: int, prompt: str) -> dict[str, float]:
     """Compute times as `solve` takes them: a step of the SLM, the gate, and an LLM pass over one token."""
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(threads))
     models = load_pair(pair, threads=threads)
     try:
         times = measure_times(models, models.llm.chat_tokens(prompt))
     finally:
         models.close()
+        os.sched_setaffinity(0, everywhere)
     return {"slm_s": times.slm_s, "gate_s": times.gate_s, "llm_s": times.llm_pass_s[1]}
+
+
+def processors(numbers: range) -> str:
+    """As taskset takes them."""
+    return ",".join(str(number % (os.cpu_count() or 1)) for number in numbers)
 
 
 def ask(device: "subprocess.Popen[str]", job: Job) -> dict[str, Any]:
