@@ -522,6 +522,28 @@ def link_gains() -> str:
     return _markdown(rows)
 
 
+def faults() -> str:
+    """What the server made of malformed frames, and answers through kills of the server."""
+    found = _measured("faults")
+    frames, kills = found["frames"], found["kills"]
+    refused = sum(count for code, count in frames["by_code"].items() if code != "OK")
+    rows = [
+        ["random and mutated frames", "refused with a status code", "well-formed still, answered", "codes"],
+        [
+            f"{frames['frames']:,}",
+            f"{refused:,}",
+            f"{frames['by_code'].get('OK', 0):,}",
+            ", ".join(f"`{code}`" for code in frames["by_code"] if code != "OK"),
+        ],
+    ]
+    return (
+        f"{_markdown(rows)}\nAmong them {frames['genuine_conversations_between']:,} genuine conversations were "
+        f"answered as ever. The server was killed at {kills['kills']} random moments of answers in all modes, and "
+        f"started again: {kills['answers_complete']} answers completed, {len(kills['wrong'])} with a token changed "
+        f"that had been shown; {kills['reconnects']} conversations were rebuilt.\n"
+    )
+
+
 def link_bytes() -> str:
     """What crosses the wire, passes and bias at one rate."""
     cells = [cell for cell in _recorded("link")["cells"] if (cell["rate_bps"], cell["delay_s"]) == (1e6, 0.0)]
@@ -693,6 +715,7 @@ def _filled(match: re.Match[str]) -> str:
         "link": link,
         "link-gains": link_gains,
         "link-bytes": link_bytes,
+        "faults": faults,
         "accuracy": accuracy,
         "speculation": speculation,
         "speculation-links": speculation_links,
