@@ -69,6 +69,18 @@ def parse_time_s(text: str, name: str) -> float:
     return float(quantity)
 
 
+def parse_wait_s(text: str, name: str) -> float:
+    """A time to wait for, at most 10^6 s.
+
+    >>> parse_wait_s("250ms", "--deadline")
+    0.25
+    """
+    seconds = parse_time_s(text, name)
+    if seconds > 1e6:
+        raise InputError(f"{name} {text!r} is not allowed; give at most 1e6s")
+    return seconds
+
+
 def parse_rate_bps(text: str, name: str) -> float:
     """Bit rate, positive and finite, in bit/s.
 

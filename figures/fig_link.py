@@ -32,9 +32,9 @@ def draw(inputs, width):
         f"(b) Against what solve states from the records, {within['solved_tokens_per_s']:.0%} within: the difference "
         f"is the luck of few tokens, {min(cell['n_tokens'] for cell in cells)} to "
         f"{max(cell['n_tokens'] for cell in cells)} a cell, whose uploads are fewer or more than expected. (c) "
-        "Measured throughput over that of llm in the same run, without added delay. Bias budget "
-        f"{found['max_bias']:g} per token, certified; {found['domain']} prompts that were not recorded, answers of "
-        f"{found['max_tokens']} tokens or less. No intervals are drawn."
+        "Measured throughput over that of llm in the same run, without added delay. "
+        f"{style.evidence(inputs)} Bias budget {found['max_bias']:g} per token, certified; {found['domain']} prompts "
+        f"that were not recorded, answers of {found['max_tokens']} tokens or less. No intervals are drawn."
     )
     return figure, caption
 

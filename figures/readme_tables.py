@@ -526,6 +526,8 @@ def faults() -> str:
     """What the server made of malformed frames, and answers through kills of the server."""
     found = _measured("faults")
     frames, kills = found["frames"], found["kills"]
+    if frames["wrong"] or kills["wrong"]:
+        raise SystemExit(f"{MEASURED}/faults.json tells of wrong replies; run make measure")
     refused = sum(count for code, count in frames["by_code"].items() if code != "OK")
     rows = [
         ["random and mutated frames", "refused with a status code", "well-formed still, answered", "codes"],

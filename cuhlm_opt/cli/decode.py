@@ -13,7 +13,7 @@ from rich.table import Table
 
 from cuhlm_opt.errors import InputError, unknown_name
 from cuhlm_opt.secrets import read_secret, read_token
-from cuhlm_opt.units import format_si, parse_time_s
+from cuhlm_opt.units import format_si, parse_wait_s
 
 if TYPE_CHECKING:
     from cuhlm_opt.artefacts import OperatingPoint
@@ -90,8 +90,8 @@ def decode(
             address=verifier,
             tls=read_secret(tls_ca, "--tls-ca") if tls_ca is not None else b"" if tls else None,
             token=None if token is None else read_token(token),
-            deadline_s=parse_time_s(deadline, "--deadline"),
-            offline_after_s=parse_time_s(offline_after, "--offline-after"),
+            deadline_s=parse_wait_s(deadline, "--deadline"),
+            offline_after_s=parse_wait_s(offline_after, "--offline-after"),
             feedback=feedback,
         )
         result = _decode_remotely(pair, slm, link, loading, settled, asked)

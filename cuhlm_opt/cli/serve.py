@@ -9,7 +9,7 @@ import typer
 
 from cuhlm_opt.errors import InputError
 from cuhlm_opt.secrets import read_secret, read_token
-from cuhlm_opt.units import parse_time_s
+from cuhlm_opt.units import parse_wait_s
 
 
 def serve(
@@ -48,7 +48,7 @@ def serve(
         else Tls(certificate=read_secret(tls_cert, "--tls-cert"), key=read_secret(tls_key, "--tls-key"))
     )
     shown = None if token is None else read_token(token)
-    idle_s, grace_s = parse_time_s(idle, "--idle"), parse_time_s(grace, "--grace")
+    idle_s, grace_s = parse_wait_s(idle, "--idle"), parse_wait_s(grace, "--grace")
     require_allowed(listen, encrypted, shown)
     name, model = load_model(
         "llm",
@@ -77,7 +77,8 @@ def serve(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: stopped.set())
         note(f"serving the LLM of {name} on {server.address}")
-        stopped.wait()
+        while not stopped.wait(0.5):  # another thread may be given the signal
+            pass
         note("stopping")
         server.stop(grace_s)
     finally:

@@ -199,7 +199,7 @@ class DecodeResult:
         """The figures under the operating point's key names; means per token or per upload, totals named so."""
         steps, uploads, point = self.steps, self.uploads, self.point
         asked = [step for step in steps if step.accepted is not None]
-        speculative = point.mode is Mode.SPECULATIVE
+        rounds = point.mode is Mode.SPECULATIVE and bool(uploads)
         rejections = None if point.mode in _PROPOSES_NOTHING else sum(not step.accepted for step in asked)
         ledger = {entry.term: entry.value for entry in self.ledger()}
         payload_bits = self.payload_bits_total / len(uploads) if uploads else None
@@ -239,8 +239,8 @@ class DecodeResult:
             "signal": point.signal,
             "k": point.k if point.mode in (Mode.CU_HLM_OFFLINE, Mode.EXACT, Mode.SPECULATIVE) else None,
             "k_mean": sum(step.entries for step in uploads) / len(uploads) if uploads else None,
-            "tokens_per_round": len(steps) / len(uploads) if speculative else None,
-            "drafts_per_round": sum(step.drafted for step in uploads) / len(uploads) if speculative else None,
+            "tokens_per_round": len(steps) / len(uploads) if rounds else None,
+            "drafts_per_round": sum(step.drafted for step in uploads) / len(uploads) if rounds else None,
             "domain": point.domain,
             "timing": self._timing(),
             "warnings": list(self.warnings),

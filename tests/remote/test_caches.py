@@ -114,15 +114,16 @@ def restless() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("restless")
-def test_conversations_that_come_and_go_side_by_side_keep_apart() -> None:
+@pytest.mark.parametrize("lanes", [1, 2, 3])
+def test_conversations_that_come_and_go_side_by_side_keep_apart(lanes: int) -> None:
     """Some end at the moment that their lane is taken away."""
-    caches = Caches(TinyModel(Role.LLM, lanes=2))
+    caches = Caches(TinyModel(Role.LLM, lanes=lanes))
     wrong: list[str] = []
 
     def converse(seed: int) -> None:
         rng = np.random.default_rng(seed)
         try:
-            for _ in range(150):
+            for _ in range(300):
                 conversation, own = caches.open(), TinyModel(Role.LLM)
                 for _ in range(int(rng.integers(1, 4))):
                     chunk = rng.integers(0, 6, size=rng.integers(1, 4)).tolist()
