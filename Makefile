@@ -61,7 +61,7 @@ measure: .venv/.dev
 	$(BIN)/python tests/long/measure_contexts.py --calibration $(PAIR) --calibration smollm2-q2 --prompts 50 --max-bias 0.05 --work $(OUT)/contexts --out figures/measured/contexts.json
 	$(BIN)/python tests/long/measure_adaptive.py --out figures/measured/adaptive.json
 	$(BIN)/python tests/long/measure_decodes.py --out figures/measured/decodes.json
-	$(BIN)/python tests/long/measure_accuracy.py --work $(OUT)/accuracy --out figures/measured/accuracy.json
+	$(BIN)/python tests/long/measure_accuracy.py --work figures/measured/accuracy --threads 1 --out figures/measured/accuracy.json
 	$(BIN)/python tests/long/measure_link.py --out figures/measured/link.json
 	$(BIN)/python tests/long/measure_faults.py --frames 100000 --kills 20 --out figures/measured/faults.json
 	$(BIN)/python tests/long/measure_mutations.py --out figures/measured/mutations.json
