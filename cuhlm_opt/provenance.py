@@ -33,13 +33,15 @@ def installed_differences(recorded: Mapping[str, Any]) -> list[str]:
 def pair_differences(recorded: Mapping[str, Any], used: Mapping[str, Any]) -> list[str]:
     """Where a pair is not the recorded one, in words: weights, backend, versions, and how its logits are computed.
 
+    A model of which nothing is known in `used` is left out.
+
     Example:
         >>> pair_differences({"slm": {"backend": "tiny"}}, {"slm": {"backend": "llama.cpp"}})
         ['backend tiny recorded, llama.cpp in use']
     """
     found = []
-    for role in _ROLES:
-        then, now = recorded.get(role, {}), used.get(role, {})
+    for role in (role for role in _ROLES if role in used):
+        then, now = recorded.get(role, {}), used[role]
         if "sha256" in then and then["sha256"] != now.get("sha256"):
             found.append(f"other weights of the {role.upper()}")
         found += [

@@ -508,7 +508,7 @@ def link_gains() -> str:
     }
     links = sorted({key[1:] for key in speed}, key=lambda each: each[::-1])
     gains = ("cu-hlm-offline", "cu-hlm-online", "coarse", "speculative")
-    rows = [["link", *(f"`{mode}` over hlm, llm" for mode in gains), "best mode"]]
+    rows = [["link", *(f"`{mode}` over hlm, llm" for mode in gains), "best mode over hlm, llm"]]
     for rate, delay in links:
         cells = [f"{rate / 1e6:g} Mbit/s, {1e3 * delay:g} ms"]
         for mode in gains:
@@ -518,7 +518,8 @@ def link_gains() -> str:
             cells.append(", ".join(f"{(own or 0) / (each or 1):.3g} x" for each in over) if known else DASH)
         best = max((mode for mode in Mode if (mode, rate, delay) in speed and mode is not Mode.SLM),
                    key=lambda mode: speed[mode, rate, delay])  # fmt: skip
-        rows.append([*cells, f"`{best}`"])
+        over = (speed.get((best, rate, delay), 0.0) / speed[other, rate, delay] for other in ("hlm", "llm"))
+        rows.append([*cells, f"`{best}`: " + ", ".join(f"{gain:.3g} x" for gain in over)])
     return _markdown(rows)
 
 

@@ -12,6 +12,7 @@ RECORDED = {"name": "p", "slm": MODEL, "llm": MODEL}
 def test_the_same_pair_does_not_differ_whatever_its_lanes_and_threads():
     assert pair_differences(RECORDED, {**RECORDED, "slm": {**MODEL, "lanes": 1, "threads": 8}}) == []
     assert pair_differences({"name": "imported"}, RECORDED) == []
+    assert pair_differences(RECORDED, {"slm": MODEL}) == [], "of the other one nothing is known"
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ from cuhlm_opt.distributions import softmax
 from cuhlm_opt.models.fetch import fetch
 from cuhlm_opt.models.pairs import load_model, load_pair
 from cuhlm_opt.records import read_records
-from cuhlm_opt.remote.client import Connection, decode_remotely
+from cuhlm_opt.remote.client import decode_remotely
+from cuhlm_opt.remote.connection import Connection
 from cuhlm_opt.remote.serving import Server
 from cuhlm_opt.solve import solve
 

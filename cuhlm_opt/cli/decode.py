@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from cuhlm_opt.errors import InputError, unknown_name
-from cuhlm_opt.secrets import read_secret, read_token
+from cuhlm_opt.remote.access import read_secret, read_token
 from cuhlm_opt.units import format_si, parse_wait_s
 
 if TYPE_CHECKING:
@@ -80,6 +80,9 @@ def decode(
     def settled(name: str) -> OperatingPoint:
         return point or default_operating_point(name, chosen)
 
+    remote_only = {"--tls": tls, "--tls-ca": tls_ca, "--token": token, "--feedback": feedback}
+    if verifier is None and (without := [option for option, value in remote_only.items() if value]):
+        raise InputError(f"{without[0]} is of use with --verifier only")
     asked = _Asked(text=text, seed=seed, max_tokens=max_tokens, on_text=None if json else _stream)
     if verifier is None:
         result = _decode_here(pair, slm, llm, loading, settled, asked)
@@ -153,7 +156,8 @@ def _decode_remotely(
     """The SLM in this process, the LLM at the other end of a link."""
     from cuhlm_opt.cli.progress import note
     from cuhlm_opt.models.pairs import load_model
-    from cuhlm_opt.remote.client import Connection, Patience, decode_remotely
+    from cuhlm_opt.remote.client import decode_remotely
+    from cuhlm_opt.remote.connection import Connection, Patience
 
     name, model = load_model("slm", pair, source=slm, **loading)
     try:

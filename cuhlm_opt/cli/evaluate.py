@@ -28,15 +28,18 @@ def evaluate(
     timeout: Annotated[float, typer.Option(help="Seconds for the tests of one answer.", min=0.1)] = 10.0,
     seed: Annotated[int, typer.Option(help="Seed of all draws.", min=0)] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    slm: Annotated[str | None, typer.Option(help="SLM: hub id, folder or GGUF file, instead of --pair.")] = None,
+    llm: Annotated[str | None, typer.Option(help="LLM: hub id, folder or GGUF file, instead of --pair.")] = None,
     backend: Annotated[str | None, typer.Option(help="llama.cpp or transformers.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda (transformers).")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto (transformers).")] = "float32",
     batch_size: Annotated[int, typer.Option(help="Answers side by side.", min=1)] = 8,
     threads: Annotated[int | None, typer.Option(help="CPU threads; default: all.", min=1)] = None,
     context_length: Annotated[int, typer.Option(help="Tokens of prompt and answer.", min=8)] = 2048,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False,
 ) -> None:
     """Accuracy: HumanEval pass@1 of modes and operating points, each beside the first, task by task."""
-    from cuhlm_opt.cli.progress import AnswerProgress
+    from cuhlm_opt.cli.progress import TokenProgress
     from cuhlm_opt.evaluate.evaluation import evaluate as run
     from cuhlm_opt.human_eval import load_tasks
     from cuhlm_opt.models.pairs import load_pair
@@ -50,8 +53,11 @@ def evaluate(
     tasks = load_tasks()[:limit]
     models = load_pair(
         pair,
+        slm=slm,
+        llm=llm,
         backend=backend,
         device=device,
+        dtype=dtype,
         lanes=batch_size,
         shared_cache=batch_size > 1,
         context_length=context_length,
@@ -59,7 +65,7 @@ def evaluate(
     )
     try:
         points = _points(models, [Mode(name) for name in modes], solved)
-        with AnswerProgress(len(tasks) * len(points)) as progress:
+        with TokenProgress(len(tasks) * len(points), "answers") as progress:
             result = run(
                 models,
                 points,

@@ -48,33 +48,23 @@ class _Shown:
 
 
 class TokenProgress(_Shown):
-    """Counts prompts done and tokens recorded, and shows the rate and the time left."""
+    """Counts prompts or answers done and their tokens, and shows the rate and the time left."""
 
     _tokens = _worked = _done = 0
 
-    def __call__(self, tokens: int, prompts_done: int, note: str) -> None:
-        """Report one finished part."""
+    def __init__(self, total: int, of: str = "prompts") -> None:
+        super().__init__(total)
+        self._of = of
+
+    def __call__(self, tokens: int, done: int, note: str = "") -> None:
+        """Report one finished part; it has no tokens if it was there already."""
         self._tokens += tokens
-        self._worked += (prompts_done - self._done) if tokens else 0
-        self._done = prompts_done
-        left_s = (self._total - prompts_done) * self._elapsed_s() / self._worked if self._worked else 0.0
-        rate = self._tokens / self._elapsed_s()
-        text = f"{prompts_done}/{self._total} prompts, {self._tokens} tokens, {rate:.1f} tokens/s"
-        self._show(prompts_done, text, f", {left_s:.0f} s left ({note})")
-
-
-class AnswerProgress(_Shown):
-    """Counts answers done and tokens decoded, and shows the rate and the time left."""
-
-    _tokens = _worked = 0
-
-    def __call__(self, tokens: int, done: int) -> None:
-        """Report one answer, of 0 tokens if it was there already."""
-        self._tokens += tokens
-        self._worked += tokens > 0
+        self._worked += (done - self._done) if tokens else 0
+        self._done = done
         left_s = (self._total - done) * self._elapsed_s() / self._worked if self._worked else 0.0
-        text = f"{done}/{self._total} answers, {self._tokens} tokens, {self._tokens / self._elapsed_s():.1f} tokens/s"
-        self._show(done, text, f", {left_s:.0f} s left")
+        rate = self._tokens / self._elapsed_s()
+        text = f"{done}/{self._total} {self._of}, {self._tokens} tokens, {rate:.1f} tokens/s"
+        self._show(done, text, f", {left_s:.0f} s left" + (f" ({note})" if note else ""))
 
 
 class CheckProgress(_Shown):

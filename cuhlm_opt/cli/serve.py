@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cuhlm_opt.errors import InputError
-from cuhlm_opt.secrets import read_secret, read_token
+from cuhlm_opt.remote.access import read_secret, read_token
 from cuhlm_opt.units import parse_wait_s
 
 

@@ -15,18 +15,16 @@ import numpy as np
 from cuhlm_opt.artefacts import OperatingPoint
 from cuhlm_opt.decode.drafting import Drafter, PendingDraft
 from cuhlm_opt.decode.policy import NO_ERROR, NOTHING, Decision, Device, Draft, LawError, Skippable
+from cuhlm_opt.decode.remarks import assumptions_of, warnings_of
 from cuhlm_opt.decode.result import DecodeResult, Step, Traffic
 from cuhlm_opt.decode.timing import Stopwatch
 from cuhlm_opt.decode.verifier import Risk, Server, Skipped, UnreachableError, Verifier
 from cuhlm_opt.decode.wire import EMPTY, Terms
 from cuhlm_opt.distributions import Logits
 from cuhlm_opt.errors import InputError
-from cuhlm_opt.latency import Accounting
-from cuhlm_opt.links import link_of
 from cuhlm_opt.models.pairs import Pair
 from cuhlm_opt.models.protocol import LanguageModel
-from cuhlm_opt.modes import Distortion, Mode
-from cuhlm_opt.provenance import pair_differences
+from cuhlm_opt.modes import Mode
 
 _STREAM = Decision(message=EMPTY, skippable=NOTHING)
 """Mode `llm`: the server draws every token, the device proposes nothing."""
@@ -153,7 +151,7 @@ class Answer:
             traffic: of the link to the server, if there is one.
         """
         lost = [step for step in self.steps if step.alone]
-        warnings = [*self._point.warnings, *_warnings(pair, provenance, self._point)]
+        warnings = [*self._point.warnings, *warnings_of(self._point, pair, provenance)]
         if self._lost is not None:
             warnings.append(f"{self._lost}; the last {len(lost)} tokens are the SLM's alone: none of them was verified")
         return DecodeResult(
@@ -167,7 +165,7 @@ class Answer:
             flushed=self._flushed,
             seconds=self._stopwatch.seconds,
             warnings=tuple(warnings),
-            assumptions=_assumptions(self._point, traffic),
+            assumptions=assumptions_of(self._point, is_priced=traffic is None),
             traffic=traffic,
         )
 
@@ -378,49 +376,3 @@ class Answer:
         if text:
             self.text += text
             self._on_text(text)
-
-
-def _warnings(pair: str, provenance: Mapping[str, Any], point: OperatingPoint) -> list[str]:
-    warnings = []
-    if point.calibration.pair != pair:
-        warnings.append(
-            f"the operating point was solved for pair {point.calibration.pair!r} and is applied to {pair!r}: "
-            "thresholds do not carry over"
-        )
-    elif point.calibration.models is not None:
-        warnings += [
-            f"the threshold was calibrated on other laws: {difference}; calibrate --check tests whether it still holds"
-            for difference in pair_differences(point.calibration.models, provenance)
-        ]
-    if point.mode is Mode.QUERY:
-        warnings.append("bias_skip is E[s beta]; the bias of mode query is larger, see risk_expected")
-    if point.mode is Mode.CU_HLM_ONLINE and point.distortion is Distortion.SURROGATE:
-        warnings.append(
-            "k is chosen by the published surrogate, which reads the draft: no mean of TV(x, x_hat) bounds it"
-        )
-    if point.accounting is not Accounting.MEAN_LATENCY:
-        warnings.append(f"the operating point uses {point.accounting} accounting; measured figures use mean-latency")
-    return warnings
-
-
-def _assumptions(point: OperatingPoint, traffic: Traffic | None) -> tuple[str, ...]:
-    link = link_of(point.channel)
-    priced = (
-        f"link: {link.uplink.describe()}; {link.uplink.rate_bps:g} bit/s, round trip {link.rtt_s:g} s, downlink "
-        f"{link.downlink_s:g} s per token; priced at its mean time, not slept"
-    )
-    measured = "link: real; its time is that of waiting for replies, without the LLM's as the server tells it"
-    lines = [
-        priced if traffic is None else measured,
-        "no pipelining: compute and link times add up; prefill, flush and audit are measured apart",
-        "a token that ends the answer counts as a token",
-    ]
-    if point.mode is Mode.SPECULATIVE:
-        lines.append("no more tokens are drafted than may still be put out, and none behind one that ends the answer")
-    if point.mode not in (Mode.SLM, Mode.LLM):
-        decoded = (
-            f"the server verifies with what it decodes, {point.b_prob} bits a probability in {point.quantiser} levels"
-        )
-        billed = "; token ids, and the probabilities of skipped tokens that bias_skip is measured with, are not billed"
-        lines.append(decoded + (billed if traffic is None else ""))
-    return tuple(lines)

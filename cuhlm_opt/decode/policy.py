@@ -226,12 +226,11 @@ class Device:
         if self._mode is Mode.QUERY:
             told = None
         elif self._mode not in (Mode.COARSE, Mode.EXACT):  # whose messages came before the draft
-            law = draft.law
-            entries = len(law)
+            entries = vocab_size = draft.step.vocab_size
             if self._mode in (Mode.CU_HLM_OFFLINE, Mode.CU_HLM_ONLINE):
                 u, entries = self._truncation_size(draft, u)
-            kept = draft.step.largest(entries) if entries < len(law) else np.arange(len(law))
-            message = self._codec(len(law)).encode(kept, law[kept])
+            kept = draft.step.largest(entries) if entries < vocab_size else np.arange(vocab_size)
+            message = self._codec(vocab_size).encode(kept, draft.masses(kept))
         return Decision(message=message, told=told, entries=entries, u=u, skippable=skippable)
 
     def _codec(self, vocab_size: int) -> LawCodec:

@@ -53,7 +53,7 @@ class Step:
 
 @dataclass(kw_only=True)
 class Traffic:
-    """What crossed a real link: gRPC's prefixes and the frames of HTTP/2 are in; TLS, TCP and IP are not."""
+    """What crossed a real link, in DATA frames of HTTP/2; its other frames, TLS, TCP and IP are not counted."""
 
     sent_bytes: int = 0
     received_bytes: int = 0

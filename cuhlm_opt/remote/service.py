@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -53,9 +52,9 @@ class Conversation:
 
     def prefilled(self) -> pb.Reply:
         """Read the context."""
-        with self._timed() as seconds:
+        with self._stopwatch("reply"):
             self._verifier.prefill(self._context, 0)
-        return pb.Reply(read=len(self._context) - 1, seconds=seconds[0])
+        return pb.Reply(read=len(self._context) - 1, seconds=self._seconds())
 
     def replies(self, request: pb.Request) -> Iterator[pb.Reply]:
         """What `request` is answered with, in turn."""
@@ -77,14 +76,14 @@ class Conversation:
         if len(verify.drafts) != expected or verify.ended:
             raise CodecError(f"{len(verify.drafts)} drafts; mode {str(self._terms.mode)!r} sends {expected}")
         token, message = messages.read_draft(verify.drafts[0]) if expected else (None, EMPTY)
-        with self._timed() as seconds:
+        with self._stopwatch("reply"):
             ruling = self._verifier.verify(skipped, token, message, None)
         return pb.Reply(
             tokens=[ruling.token],
             accepted=ruling.accepted,
             rejection=_told(ruling.risks[:-1]),
             read=ruling.read,
-            seconds=seconds[0],
+            seconds=self._seconds(),
         )
 
     def _round(self, verify: pb.Verify) -> pb.Reply:
@@ -96,30 +95,27 @@ class Conversation:
         drafts = [(token, message) for token, message in read if token is not None]
         if len(drafts) < len(read) or (verify.ended and not drafts):
             raise CodecError("a draft of a round without its token, or no draft that ended the answer")
-        with self._timed() as seconds:
+        with self._stopwatch("reply"):
             tokens, n_read = self._verifier.verify_round(drafts, ended=verify.ended)
-        return pb.Reply(tokens=tokens, read=n_read, seconds=seconds[0])
+        return pb.Reply(tokens=tokens, read=n_read, seconds=self._seconds())
 
     def _caught_up(self, caught: pb.CatchUp) -> pb.Reply:
         skipped = messages.read_skipped(caught.skipped, caught.skipped_probability, self._terms.vocab_size)
-        with self._timed() as seconds:
+        with self._stopwatch("reply"):
             risks, read = self._verifier.flush(skipped)
-        return pb.Reply(rejection=_told(risks), read=read, seconds=seconds[0])
+        return pb.Reply(rejection=_told(risks), read=read, seconds=self._seconds())
 
     def _streamed(self, most: int) -> Iterator[pb.Reply]:
         for _ in range(most):
-            with self._timed() as seconds:
+            with self._stopwatch("reply"):
                 ruling = self._verifier.verify((), None, EMPTY, None)
-            yield pb.Reply(tokens=[ruling.token], read=ruling.read, seconds=seconds[0])
+            yield pb.Reply(tokens=[ruling.token], read=ruling.read, seconds=self._seconds())
             if ruling.token in self._llm.eos_tokens:
                 return
 
-    @contextmanager
-    def _timed(self) -> Iterator[list[float]]:
-        """Seconds that the block took, after it."""
-        start, seconds = time.perf_counter(), [0.0]
-        yield seconds
-        seconds[0] = time.perf_counter() - start
+    def _seconds(self) -> float:
+        """What the reply in the making took."""
+        return self._stopwatch.seconds.pop("reply")
 
 
 class VerifierService(grpc.GenericRpcHandler):
@@ -152,7 +148,7 @@ class VerifierService(grpc.GenericRpcHandler):
             size = messages.parsed(pb.DescribeRequest, data).vocab_size
             if not 1 <= size <= 2**24:
                 raise CodecError(f"a vocabulary of {size} tokens")
-            with self._describing:  # the digest takes a moment
+            with self._describing, self.caches.batching.alone():  # the digest takes a moment
                 size = min(size, self._llm.vocab_size)
                 if size not in self._described:
                     self._described = {size: self._description(size)}

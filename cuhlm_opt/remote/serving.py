@@ -1,7 +1,6 @@
 """Listening: address, TLS, bearer token, health, limits, and an end that lets answers finish."""
 
 import hmac
-import ipaddress
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from cuhlm_opt.errors import InputError, RunError
 from cuhlm_opt.models.protocol import LanguageModel
+from cuhlm_opt.remote.access import is_loopback, split_address
 from cuhlm_opt.remote.messages import SERVICE
 from cuhlm_opt.remote.service import VerifierService
 
@@ -88,10 +88,6 @@ class Server:
         for served in ("", SERVICE):
             self._health.set(served, health_pb2.HealthCheckResponse.SERVING)
 
-    def wait(self) -> None:
-        """Until `stop` is called by another thread."""
-        self._server.wait_for_termination()
-
     def stop(self, grace_s: float) -> None:
         """Take no more calls, give the running ones `grace_s` seconds, and end the rest."""
         self._health.enter_graceful_shutdown()
@@ -106,34 +102,8 @@ def require_allowed(address: str, tls: Tls | None, token: str | None) -> str:
     return host
 
 
-def split_address(address: str, option: str) -> tuple[str, int]:
-    """Host, with the brackets of an IPv6 address, and port.
-
-    >>> split_address("[::1]:50051", "--listen")
-    ('[::1]', 50051)
-    """
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise InputError(f"{option} {address!r} is not allowed; give HOST:PORT")
-    return host, int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine's own, by its name or number.
-
-    >>> is_loopback("127.0.0.1"), is_loopback("[::1]"), is_loopback("0.0.0.0")
-    (True, True, False)
-    """
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
-
-
 class _Token(grpc.ServerInterceptor):
-    """Refuses every call without the bearer token, but for health."""
+    """Refuses every call without the bearer token, health as well: a call that sends nothing would keep a thread."""
 
     def __init__(self, token: str) -> None:
         self._expected = f"Bearer {token}".encode()
@@ -146,8 +116,7 @@ class _Token(grpc.ServerInterceptor):
     ) -> grpc.RpcMethodHandler | None:
         shown = dict(details.invocation_metadata).get("authorization", "")
         given = shown.encode() if isinstance(shown, str) else shown
-        is_health = details.method.startswith("/grpc.health.v1.Health/")
-        return continuation(details) if is_health or hmac.compare_digest(given, self._expected) else self._refusal
+        return continuation(details) if hmac.compare_digest(given, self._expected) else self._refusal
 
 
 def _unauthenticated(requests: object, context: grpc.ServicerContext) -> None:

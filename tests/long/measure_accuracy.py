@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from cuhlm_opt.artefacts import Calibration, OperatingPoint
-from cuhlm_opt.cli.progress import AnswerProgress
+from cuhlm_opt.cli.progress import TokenProgress
 from cuhlm_opt.decode.default_point import with_mode
 from cuhlm_opt.evaluate.evaluation import Evaluation, evaluate
 from cuhlm_opt.human_eval import load_tasks
@@ -46,7 +46,7 @@ def main() -> int:
     found: Evaluation | None = None
     try:
         for points, asked in (({"llm": llm, **main_points}, tasks), ({"slm": slm, **more}, tasks[:FEW])):
-            with AnswerProgress(len(points) * len(asked)) as progress:
+            with TokenProgress(len(points) * len(asked), "answers") as progress:
                 found = evaluate(
                     models, points, asked, given.work, max_tokens=given.max_tokens, resume=True, progress=progress
                 )

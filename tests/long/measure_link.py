@@ -38,8 +38,9 @@ from cuhlm_opt.latency import ComputeTimes
 from cuhlm_opt.models.pairs import load_model, load_pair
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.records import write_atomically
-from cuhlm_opt.remote.client import Connection, Patience, decode_remotely
-from cuhlm_opt.secrets import read_token
+from cuhlm_opt.remote.access import read_token
+from cuhlm_opt.remote.client import decode_remotely
+from cuhlm_opt.remote.connection import Connection, Patience
 from cuhlm_opt.solve import solve
 from cuhlm_opt.solve.load import CALIBRATION, find_calibration
 

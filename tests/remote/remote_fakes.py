@@ -27,9 +27,11 @@ from cuhlm_opt.payload import Format
 from cuhlm_opt.quantisation import Quantiser
 from cuhlm_opt.remote import messages
 from cuhlm_opt.remote import verifier_pb2 as pb
-from cuhlm_opt.remote.client import Connection, Patience, decode_remotely
+from cuhlm_opt.remote.access import split_address
+from cuhlm_opt.remote.client import decode_remotely
+from cuhlm_opt.remote.connection import Connection, Patience
 from cuhlm_opt.remote.service import VerifierService
-from cuhlm_opt.remote.serving import Server, split_address
+from cuhlm_opt.remote.serving import Server
 
 PROMPT, END, VOCAB_SIZE = "abc", 5, 6
 ASKING = [mode for mode in Mode if mode is not Mode.SLM]

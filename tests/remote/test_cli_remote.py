@@ -250,6 +250,13 @@ def test_bad_requests_to_decode_with_a_verifier(refused: Refused, arguments: lis
 
 
 @pytest.mark.parametrize(
+    "arguments", [["--tls"], ["--tls-ca", "ca.pem"], ["--token", "token"], ["--feedback"]], ids=lambda given: given[0]
+)
+def test_options_of_a_verifier_without_one(refused: Refused, arguments: list[str]) -> None:
+    refused([*ANSWERED, *arguments, "abc"], [f"{arguments[0]} is of use with --verifier only"])
+
+
+@pytest.mark.parametrize(
     ("arguments", "parts"),
     [
         (["--llm", "some/model"], ["--pair 'tiny' cannot be combined with --llm"]),

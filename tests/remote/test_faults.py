@@ -45,7 +45,7 @@ from cuhlm_opt.models.tiny import Role, TinyModel
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.remote import messages
 from cuhlm_opt.remote import verifier_pb2 as pb
-from cuhlm_opt.remote.client import FaultError, Patience
+from cuhlm_opt.remote.connection import FaultError, Patience
 
 IMPATIENT = Patience(deadline_s=0.3, offline_after_s=0.5)
 RESIGNED = Patience(deadline_s=60.0, offline_after_s=0.05)

@@ -15,7 +15,8 @@ from cuhlm_opt.codec import Message
 from cuhlm_opt.decode.wire import Terms
 from cuhlm_opt.models.tiny import Role, TinyModel
 from cuhlm_opt.remote import verifier_pb2 as pb
-from cuhlm_opt.remote.serving import Server, split_address
+from cuhlm_opt.remote.access import split_address
+from cuhlm_opt.remote.serving import Server
 from cuhlm_opt.verification import Upload
 
 FRAMES = 2000

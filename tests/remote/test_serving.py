@@ -32,9 +32,9 @@ from cuhlm_opt.models.tiny import Role, TinyModel
 from cuhlm_opt.modes import Mode
 from cuhlm_opt.remote import messages
 from cuhlm_opt.remote import verifier_pb2 as pb
-from cuhlm_opt.remote.client import Connection, FaultError, Patience
-from cuhlm_opt.remote.serving import Server, Tls, is_loopback, require_allowed, split_address
-from cuhlm_opt.secrets import read_token
+from cuhlm_opt.remote.access import is_loopback, read_token, split_address
+from cuhlm_opt.remote.connection import Connection, FaultError, Patience
+from cuhlm_opt.remote.serving import Server, Tls, require_allowed
 
 TOKEN = "correct-horse-battery-staple"
 HELLO = request(begin=beginning(point("hlm")))
@@ -68,15 +68,16 @@ def held(address: str) -> Iterator[Callable[[], grpc.StatusCode]]:
             requests.put(None)
 
 
-def health(found: grpc.Channel, service: str = "") -> Any:
+def health(found: grpc.Channel, service: str = "", token: str | None = None) -> Any:
+    metadata = () if token is None else (("authorization", f"Bearer {token}"),)
     stub = health_pb2_grpc.HealthStub(found)
-    return stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=60).status
+    return stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=60, metadata=metadata).status
 
 
 LOOPBACK = ["127.0.0.1:1", "127.8.8.8:1", "[::1]:1", "localhost:1"]
 ELSEWHERE = [
     "0.0.0.0:1", "[::]:1", "10.0.0.1:1", "192.168.1.7:1", "example.org:1", "localhost.example.org:1", "127.0.0.1.nip:1",
-    "*:1", "dns:///127.0.0.1:1", "unix:/tmp/socket:1",
+    "*:1", "dns:///127.0.0.1:1", "unix:socket:1",
 ]  # fmt: skip
 NO_ADDRESS = [
     "",
@@ -186,11 +187,12 @@ def test_a_token_is_asked_for_on_loopback_as_well() -> None:
             ask(server.address, point("hlm"))
 
 
-def test_calls_without_the_token_that_ask_for_nothing_keep_nobody_out() -> None:
+@pytest.mark.parametrize("method", [messages.CONVERSE, "/grpc.health.v1.Health/Check"])
+def test_calls_without_the_token_that_ask_for_nothing_keep_nobody_out(method: str) -> None:
     """As many as there are threads, and more."""
     requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
     with serving(token=TOKEN, conversations=1) as server, channel(server.address) as found:
-        calls = [found.stream_stream(messages.CONVERSE)(iter(requests.get, None)) for _ in range(20)]
+        calls = [found.stream_stream(method)(iter(requests.get, None)) for _ in range(20)]
         with connected(server.address, token=TOKEN, patience=NOT_LONG) as connection:
             try:
                 assert connection.describe().vocab_size == VOCAB_SIZE
@@ -222,7 +224,7 @@ def test_tls_is_not_spoken_to_a_server_without() -> None:
         connection.describe()
 
 
-def test_health_needs_no_token(guarded: str, secrets: Path) -> None:
+def test_health_asks_for_the_token(guarded: str, secrets: Path) -> None:
     credentials = grpc.ssl_channel_credentials((secrets / "cert.pem").read_bytes())
     serves = health_pb2.HealthCheckResponse.SERVING
     with (
@@ -231,15 +233,18 @@ def test_health_needs_no_token(guarded: str, secrets: Path) -> None:
         grpc.secure_channel(guarded, credentials) as encrypted,
     ):
         for found in (plain, encrypted):
-            assert health(found) == health(found, messages.SERVICE) == serves
+            assert health(found, token=TOKEN) == health(found, messages.SERVICE, token=TOKEN) == serves
+            with pytest.raises(grpc.RpcError) as caught:
+                health(found)
+            assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED  # type: ignore[attr-defined]
         with pytest.raises(grpc.RpcError) as caught:
-            health(plain, "another")
+            health(plain, "another", token=TOKEN)
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND  # type: ignore[attr-defined]
 
 
 def test_a_server_says_what_it_is() -> None:
     with serving(TinyModel(Role.LLM, context_length=99)) as server, connected(server.address) as connection:
-        assert connection.provenance() == {}
+        assert connection.provenance == {}
         told = connection.describe()
         assert connection.describe() is told, "asked once"
         assert (told.model, told.vocab_size, list(told.eos_tokens), told.context_length) == (
@@ -249,7 +254,7 @@ def test_a_server_says_what_it_is() -> None:
             99,
         )
         assert told.vocabulary_sha256 == messages.vocabulary_sha256(TinyModel(Role.SLM), VOCAB_SIZE)
-        assert connection.provenance() == TinyModel(Role.LLM).provenance()
+        assert connection.provenance == TinyModel(Role.LLM).provenance()
 
 
 @pytest.mark.parametrize(("size", "told"), [(1, 1), (5, 5), (6, 6), (7, 6), (2**24, 6)])
@@ -367,7 +372,6 @@ def test_a_graceful_stop_lets_a_running_answer_finish() -> None:
         result = ask(server.address, point("hlm"), seed=seed, on_text=on_text)
         stopping.join(60)
         assert not stopping.is_alive()
-        server.wait()
         assert ask(server.address, point("hlm"), patience=HASTY).steps[0].alone, "no new one is taken"
     assert steps(result) == steps(alone(point("hlm"), seed=seed))
     assert result.traffic is not None

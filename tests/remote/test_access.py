@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from cuhlm_opt.errors import InputError
-from cuhlm_opt.secrets import read_secret, read_token
+from cuhlm_opt.remote.access import read_secret, read_token
 
 
 def test_white_space_around_a_secret_is_none_of_it(tmp_path: Path) -> None:
